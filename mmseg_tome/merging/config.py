@@ -1,0 +1,139 @@
+"""Reading a `tome_cfg` into merging strategies: the only place that knows its forms.
+
+A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict per stage:
+
+    dict(q=dict(mode="bsm", ratio=0.8, stride=(4, 4)), kv=None)          # ours
+    dict(q_mode="bsm", q_r=0.8, q_sx=4, q_sy=4, kv_mode=None)            # the authors'
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+from mmseg_tome.merging.presets import PRESETS
+from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy
+from mmseg_tome.merging.strategies.identity import Identity
+
+SEQUENCES = ("q", "kv")
+"""What a stage can merge: the queries, the keys and values."""
+
+
+class TomeConfigError(ValueError):
+    """A `tome_cfg` that cannot be read; the message names the stage and what is allowed."""
+
+
+class StageMerging(NamedTuple):
+    """The strategies of one stage: for the queries, and for the keys and values."""
+
+    q: MergingStrategy
+    kv: MergingStrategy
+
+
+def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list[StageMerging]:
+    """Turn a `tome_cfg` into the strategies of each stage.
+
+    Args:
+        tome_cfg: None, a preset's name, or one dict per stage (see the module's docstring).
+        num_stages: Number of stages of the backbone.
+
+    Raises:
+        TomeConfigError: Unknown preset, mode or key, wrong number of stages, or a value that
+            the strategy refuses.
+    """
+    if tome_cfg is None:
+        return [StageMerging(Identity(), Identity())] * num_stages
+    if isinstance(tome_cfg, str):
+        if tome_cfg not in PRESETS:
+            raise TomeConfigError(f"unknown preset {tome_cfg!r} in tome_cfg; {_allowed(PRESETS)}")
+        tome_cfg = PRESETS[tome_cfg]
+    if not isinstance(tome_cfg, Sequence):
+        raise TomeConfigError(
+            "tome_cfg must be None, a preset's name or a list with one dict per stage, "
+            f"got {type(tome_cfg).__name__}"
+        )
+    if len(tome_cfg) != num_stages:
+        raise TomeConfigError(
+            f"tome_cfg has {len(tome_cfg)} entries, the backbone has {num_stages} stages: "
+            "give one dict per stage, dict() for a stage without merging"
+        )
+    return [_parse_stage(cfg, f"tome_cfg, stage {i}") for i, cfg in enumerate(tome_cfg, start=1)]
+
+
+def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
+    if cfg is None:
+        cfg = {}
+    if not isinstance(cfg, Mapping):
+        raise TomeConfigError(f"{where}: expected a dict, got {cfg!r}")
+    if any(str(key).startswith(tuple(f"{s}_" for s in SEQUENCES)) for key in cfg):
+        cfg = _from_flat_keys(cfg, where)
+    _check_keys(cfg, SEQUENCES, where)
+    return StageMerging(*(_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES))
+
+
+def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
+    if cfg is None:
+        return Identity()
+    if not isinstance(cfg, Mapping) or "mode" not in cfg:
+        raise TomeConfigError(f"{where}: expected None or a dict with a 'mode', got {cfg!r}")
+    options = {key: _as_tuple(value) for key, value in cfg.items() if key != "mode"}
+    strategy = _lookup_mode(cfg["mode"], where)
+    where = f"{where}, mode {cfg['mode']!r}"
+    _check_keys(options, [field.name for field in fields(strategy)], where)
+    try:
+        return strategy(**options)
+    except (TypeError, ValueError) as error:
+        raise TomeConfigError(f"{where}: {error}") from None
+
+
+_FLAT_KEYS = {
+    "bsm": {"r": "ratio", "sx": "stride", "sy": "stride"},
+    "n2d": {"s": "stride"},
+    "n1d": {"s": "stride"},
+}
+"""For each mode of the authors' configs: their keys, without prefix, and our names."""
+
+
+def _from_flat_keys(cfg: Mapping, where: str) -> dict:
+    """Translate the authors' `q_mode`, `q_r`, `q_sx`, `q_sy`, `q_s` and the same of `kv`."""
+    known = [f"{s}_{key}" for s in SEQUENCES for key in ("mode", "r", "sx", "sy", "s")]
+    _check_keys(cfg, known, where)
+    nested = {}
+    for s in SEQUENCES:
+        mode = cfg.get(f"{s}_mode")
+        if mode is None:  # the authors ignore the other keys then
+            continue
+        if mode not in _FLAT_KEYS:
+            raise TomeConfigError(f"{where}: unknown {s}_mode {mode!r}; {_allowed(_FLAT_KEYS)}")
+        given = {key: cfg[f"{s}_{key}"] for key in _FLAT_KEYS[mode] if f"{s}_{key}" in cfg}
+        missing = [f"{s}_{key}" for key in _FLAT_KEYS[mode] if key not in given]
+        if missing:
+            raise TomeConfigError(f"{where}: {s}_mode {mode!r} also needs {', '.join(missing)}")
+        if mode == "bsm":
+            nested[s] = {"ratio": given["r"], "stride": (given["sy"], given["sx"])}
+        else:
+            stride = _as_tuple(given["s"])
+            pair = mode == "n2d" and isinstance(stride, int)
+            nested[s] = {"stride": (stride, stride) if pair else stride}
+        nested[s]["mode"] = mode
+    return nested
+
+
+def _lookup_mode(mode: str, where: str) -> type[MergingStrategy]:
+    if mode not in STRATEGIES:
+        raise TomeConfigError(f"{where}: unknown mode {mode!r}; {_allowed(STRATEGIES)}")
+    return STRATEGIES[mode]
+
+
+def _check_keys(cfg: Mapping, allowed: Sequence[str], where: str) -> None:
+    unknown = [repr(key) for key in cfg if key not in allowed]
+    if unknown:
+        raise TomeConfigError(f"{where}: unknown key {', '.join(unknown)}; {_allowed(allowed)}")
+
+
+def _allowed(names) -> str:
+    return "allowed: " + (", ".join(sorted(names)) or "no key")
+
+
+def _as_tuple(value):
+    """Lists, as JSON and YAML configs have them, become the tuples that strategies take."""
+    return tuple(value) if isinstance(value, list) else value

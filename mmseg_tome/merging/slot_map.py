@@ -1,0 +1,44 @@
+"""The slot map: the one thing a merging strategy produces and everything else works on."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mmseg_tome import ops
+
+
+class SlotMap(NamedTuple):
+    """Which merged token every token of a grid goes to.
+
+    Attributes:
+        slot: Slot of each token, int64 in `[0, num_slots)`, `[B, N]`, or `[1, N]` where all
+            samples share it. Every slot is used. A map with as many slots as tokens is the
+            identity: `slot[b, n] == n`.
+        num_slots: Number of merged tokens M. A Python integer that depends on the grid alone,
+            never on the data, so that shapes stay static.
+    """
+
+    slot: Tensor
+    num_slots: int
+
+    def merge(self, x: Tensor) -> Tensor:
+        """Average the tokens of each slot, `[B, N, C] -> [B, M, C]`.
+
+        Raises:
+            ValueError: `x` does not have the N tokens of this map.
+        """
+        tokens = self.slot.shape[1]
+        if x.shape[1] != tokens:
+            raise ValueError(f"this slot map is of {tokens} tokens, the input has {x.shape[1]}")
+        return x if self.num_slots == tokens else ops.segment_mean(x, self.slot, self.num_slots)
+
+    def unmerge(self, y: Tensor) -> Tensor:
+        """Let each token read its slot back, `[B, M, C] -> [B, N, C]`.
+
+        Raises:
+            ValueError: `y` does not have one row per slot.
+        """
+        if y.shape[1] != self.num_slots:
+            raise ValueError(f"this slot map has {self.num_slots} slots, the input {y.shape[1]}")
+        identity = self.num_slots == self.slot.shape[1]
+        return y if identity else ops.gather_segments(y, self.slot)

@@ -1,0 +1,55 @@
+"""What a merging strategy is, and the table that configs look modes up in."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from mmseg_tome.merging.slot_map import SlotMap
+
+STRATEGIES: dict[str, type["MergingStrategy"]] = {}
+"""Strategy class of each `mode` that a config may name."""
+
+
+def register_strategy(mode: str):
+    """Class decorator: make a strategy available to configs as `mode`.
+
+    Decorate a frozen dataclass: its fields are the keys that a config may give.
+    """
+
+    def register(strategy: type["MergingStrategy"]) -> type["MergingStrategy"]:
+        if mode in STRATEGIES:
+            raise ValueError(f"merging mode {mode!r} is taken by {STRATEGIES[mode].__name__}")
+        STRATEGIES[mode] = strategy
+        return strategy
+
+    return register
+
+
+class MergingStrategy(ABC):
+    """A function from tokens to a slot map."""
+
+    @abstractmethod
+    def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+        """Decide which tokens merge.
+
+        Args:
+            metric: What similarity is measured on, `[B, N, C]`.
+            hw: The grid of the tokens, rows and columns; `H * W == N`.
+        """
+
+    @abstractmethod
+    def num_slots(self, hw: tuple[int, int]) -> int:
+        """Number of merged tokens M on a grid of `hw`, without computing a map."""
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise ValueError unless `ratio`, the fraction of tokens to remove, is in [0, 1)."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+        raise ValueError(f"ratio must be a number in [0, 1), got {ratio!r}")
+
+
+def check_stride(stride: tuple[int, int]) -> None:
+    """Raise ValueError unless `stride` is two positive integers `(sy, sx)`."""
+    pair = isinstance(stride, (tuple, list)) and len(stride) == 2
+    if not pair or not all(type(s) is int and s > 0 for s in stride):
+        raise ValueError(f"stride must be two positive integers (sy, sx), got {stride!r}")

@@ -1,0 +1,144 @@
+"""Bipartite soft matching: merge the source tokens that are most like a destination token.
+
+ToMe (arXiv 2210.09461, section 3) splits a sequence into alternating sets; ToMe for Stable
+Diffusion (arXiv 2303.17604, section 4) and SegFormer++ (section 3) take one destination from
+each cell of the grid.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmseg_tome import ops
+from mmseg_tome.merging.grid_cache import cached_per_grid
+from mmseg_tome.merging.slot_map import SlotMap
+from mmseg_tome.merging.strategies.base import (
+    MergingStrategy,
+    check_ratio,
+    check_stride,
+    register_strategy,
+)
+from mmseg_tome.merging.strategies.identity import identity_map
+
+
+class Split(NamedTuple):
+    """A grid's tokens in two sets: indices of destinations `[D]` and of sources `[S]`.
+
+    `position[n]` is the place of token n in the concatenation of both, `[D + S]`.
+    """
+
+    dst: Tensor
+    src: Tensor
+    position: Tensor
+
+
+@register_strategy("bsm")
+@dataclass(frozen=True)
+class BipartiteMatching(MergingStrategy):
+    """Destinations are the top-left tokens of the grid's full cells, all others are sources.
+
+    Attributes:
+        ratio: Fraction of the tokens to remove, in [0, 1); no more than the sources go.
+        stride: Size `(sy, sx)` of a cell in tokens.
+    """
+
+    ratio: float
+    stride: tuple[int, int] = (2, 2)
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+        check_stride(self.stride)
+
+    def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+        split = split_cells(hw, tuple(self.stride), metric.device)
+        return merge_best(metric, split, self._removed(hw))
+
+    def num_slots(self, hw: tuple[int, int]) -> int:
+        return hw[0] * hw[1] - self._removed(hw)
+
+    def _removed(self, hw: tuple[int, int]) -> int:
+        tokens = hw[0] * hw[1]
+        destinations = (hw[0] // self.stride[0]) * (hw[1] // self.stride[1])
+        if destinations == 0:  # the grid is smaller than one cell
+            return 0
+        return min(int(tokens * self.ratio), tokens - destinations)
+
+
+@register_strategy("tome")
+@dataclass(frozen=True)
+class AlternatingMatching(MergingStrategy):
+    """The original ToMe: in raster order, odd tokens are destinations, even ones are sources.
+
+    Attributes:
+        ratio: Fraction of the tokens to remove, in [0, 1); no more than the sources, half, go.
+    """
+
+    ratio: float
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+        split = split_alternating(metric.shape[1], metric.device)
+        return merge_best(metric, split, self._removed(metric.shape[1]))
+
+    def num_slots(self, hw: tuple[int, int]) -> int:
+        tokens = hw[0] * hw[1]
+        return tokens - self._removed(tokens)
+
+    def _removed(self, tokens: int) -> int:
+        destinations = tokens // 2
+        if destinations == 0:
+            return 0
+        return min(int(tokens * self.ratio), tokens - destinations)
+
+
+@torch.no_grad()
+def merge_best(metric: Tensor, split: Split, r: int) -> SlotMap:
+    """Merge the `r` sources that are most similar to a destination into it.
+
+    Slots count the destinations first, then the sources that stay, each set in raster order.
+
+    Args:
+        metric: What cosine similarity is measured on, `[B, N, C]`.
+        split: Destinations and sources among the N tokens.
+        r: Number of tokens to remove, at most the number of sources.
+    """
+    batch, tokens, _ = metric.shape
+    if r == 0:
+        return identity_map(tokens, metric.device)
+    num_dst = split.dst.shape[0]
+    similarity, nearest = ops.match(metric, split.src, split.dst)  # [B, S] each
+    # A stable sort, so that ties keep the lower index on every device.
+    order = similarity.argsort(dim=1, descending=True, stable=True)
+    stays = torch.ones_like(nearest).scatter(1, order[:, :r], 0)  # [B, S], 1 or 0
+    own_slot = num_dst - 1 + stays.cumsum(dim=1)
+    src_slot = torch.where(stays.bool(), own_slot, nearest)  # [B, S]
+    dst_slot = torch.arange(num_dst, device=metric.device).expand(batch, -1)  # [B, D]
+    slot = torch.cat([dst_slot, src_slot], dim=1).index_select(1, split.position)
+    return SlotMap(slot, tokens - r)
+
+
+@cached_per_grid
+def split_cells(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> Split:
+    """Take the top-left token of each full cell as a destination."""
+    (height, width), (sy, sx) = hw, stride
+    row = torch.arange(height // sy, device=device) * sy
+    col = torch.arange(width // sx, device=device) * sx
+    return _split((row[:, None] * width + col).reshape(-1), height * width)
+
+
+@cached_per_grid
+def split_alternating(tokens: int, device: torch.device) -> Split:
+    """Take every second token as a destination, beginning with the second."""
+    return _split(torch.arange(1, tokens, 2, device=device), tokens)
+
+
+def _split(dst: Tensor, tokens: int) -> Split:
+    is_src = torch.ones(tokens, dtype=torch.bool, device=dst.device).index_fill(0, dst, False)
+    # Sources in raster order without a data-dependent shape: a stable sort puts them last.
+    src = is_src.to(torch.uint8).argsort(stable=True)[dst.shape[0] :]
+    position = torch.cat([dst, src]).argsort()
+    return Split(dst, src, position)

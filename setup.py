@@ -1,0 +1,64 @@
+"""Packages mmseg_tome, with configs and tools where `mim` looks for them."""
+
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+MIM_PARTS = ("configs", "tools")
+
+
+class BuildPyWithMim(build_py):
+    """Add `mmseg_tome/.mim/{configs,tools}`: copies in a wheel, links in an editable install."""
+
+    def run(self):
+        super().run()
+        linked = getattr(self, "editable_mode", False)
+        base = ROOT if linked else Path(self.build_lib)
+        mim = base / "mmseg_tome" / ".mim"
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for part in MIM_PARTS:
+            if linked:
+                (mim / part).symlink_to(Path("..") / ".." / part)
+            else:
+                ignored = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / part, mim / part, ignore=ignored)
+
+
+setup(
+    name="mmseg_tome",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "mmseg_tome/__init__.py").read_text())[1],
+    description="SegFormer++ token merging for MMSegmentation and MMPose",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["mmseg_tome", "mmseg_tome.*"]),
+    cmdclass={"build_py": BuildPyWithMim},
+    # Nothing of the mm stack: two families of distributions share its import names, and a
+    # requirement on one would overwrite the other in a user's environment.
+    install_requires=["torch>=2.1", "numpy"],
+    extras_require={
+        "onedl": [
+            "onedl-mmcv>=2.3.6",
+            "onedl-mmengine>=0.10.12",
+            "onedl-mmsegmentation>=1.4.2",
+            "safetensors",
+        ],
+        # mmcv-lite needs no compiler; where mmcv itself is installed, leave this extra out.
+        "openmmlab": [
+            "mmcv-lite>=2.1,<2.2",
+            "mmengine>=0.10.7",
+            "mmsegmentation>=1.2.2",
+            "ftfy",
+            "regex",
+            "setuptools<81",
+            "safetensors",
+        ],
+        "dev": ["pytest", "ruff", "tomesd", "matplotlib", "rich"],
+    },
+)

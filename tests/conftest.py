@@ -1,0 +1,29 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parents[1]
+SHARED = REPO.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data and golden outputs that lie beside the checkout but are not part of it."""
+    if not SHARED.is_dir():
+        pytest.skip("no ../shared beside this checkout: real images and golden outputs are absent")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same random numbers, whichever tests run before it."""
+    torch.manual_seed(0)

@@ -1,0 +1,94 @@
+import pytest
+
+from mmseg_tome.merging import (
+    PRESETS,
+    AlternatingMatching,
+    BipartiteMatching,
+    Identity,
+    NeighbourMerging1D,
+    NeighbourMerging2D,
+    TomeConfigError,
+    parse_tome_cfg,
+    register_strategy,
+)
+from mmseg_tome.merging.strategies import STRATEGIES
+
+NONE = Identity()
+
+
+def test_presets_are_the_published_settings():
+    kv, q = BipartiteMatching(0.6, (2, 2)), BipartiteMatching(0.8, (4, 4))
+    assert parse_tome_cfg("hq") == [(NONE, kv), (NONE, kv), (q, NONE), (q, NONE)]
+    both = BipartiteMatching(0.9, (4, 4))
+    assert parse_tome_cfg("fast") == [(NONE, both), (NONE, both), (both, NONE), (both, NONE)]
+    assert parse_tome_cfg("n2d") == [(NeighbourMerging2D((2, 2)), NONE)] * 4
+
+
+@pytest.mark.parametrize("tome_cfg", [None, [{}, {}, {}, {}], [None, {}, {"q": None}, {}]])
+def test_no_merging(tome_cfg):
+    assert parse_tome_cfg(tome_cfg) == [(NONE, NONE)] * 4
+
+
+def test_nested_form():
+    stage = {
+        "q": {"mode": "tome", "ratio": 0.25},
+        "kv": {"mode": "bsm", "ratio": 0.5, "stride": [2, 3]},
+    }
+    expected = (AlternatingMatching(0.25), BipartiteMatching(0.5, (2, 3)))
+    assert parse_tome_cfg([stage], num_stages=1) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("flat", "q", "kv"),
+    [
+        (dict(kv_mode="bsm", kv_r=0.6, kv_sx=2, kv_sy=3), NONE, BipartiteMatching(0.6, (3, 2))),
+        (dict(q_mode="n2d", q_s=(2, 3)), NeighbourMerging2D((2, 3)), NONE),
+        (dict(q_mode="n2d", q_s=2), NeighbourMerging2D((2, 2)), NONE),
+        (dict(q_mode="n1d", q_s=4, kv_mode=None), NeighbourMerging1D(4), NONE),
+        (dict(q_mode=None, q_r=0.5), NONE, NONE),
+    ],
+)
+def test_flat_keys_of_the_authors_configs(flat, q, kv):
+    assert parse_tome_cfg([flat], num_stages=1) == [(q, kv)]
+
+
+@pytest.mark.parametrize(
+    ("tome_cfg", "message"),
+    [
+        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, hq, n2d"),
+        (7, "must be None, a preset's name or a list"),
+        ([{}, {}], "has 2 entries, the backbone has 4 stages"),
+        ([{}, "hq", {}, {}], "stage 2: expected a dict, got 'hq'"),
+        ([{}, {"k": {}}, {}, {}], "stage 2: unknown key 'k'; allowed: kv, q"),
+        ([{"q": {"mode": "bms"}}, {}, {}, {}], "stage 1, q: unknown mode 'bms'; allowed: bsm,"),
+        ([{"q": {"ratio": 0.5}}, {}, {}, {}], "stage 1, q: expected None or a dict with a 'mode'"),
+        (
+            [{}, {}, {"q": {"mode": "bsm", "ratio": 1.5}}, {}],
+            r"stage 3, q, mode 'bsm': ratio must be a number in \[0, 1\), got 1.5",
+        ),
+        (
+            [{"kv": {"mode": "n2d", "ratio": 0.5}}, {}, {}, {}],
+            "stage 1, kv, mode 'n2d': unknown key 'ratio'; allowed: stride",
+        ),
+        ([{"kv": {"mode": "bsm"}}, {}, {}, {}], "stage 1, kv, mode 'bsm': .*missing.*'ratio'"),
+        # These names in the authors' tome_presets.py silently merge nothing there.
+        ([{"q_mode": "bsm_r2D"}, {}, {}, {}], "stage 1: unknown q_mode 'bsm_r2D'; allowed: bsm"),
+        ([{"q_mode": "bsm", "q_r": 0.5}, {}, {}, {}], "stage 1: .* also needs q_sx, q_sy"),
+        ([{"q_mode": "n2d", "q_stride": 2}, {}, {}, {}], "unknown key 'q_stride'"),
+    ],
+)
+def test_errors_name_the_stage_and_what_is_allowed(tome_cfg, message):
+    with pytest.raises(TomeConfigError, match=message):
+        parse_tome_cfg(tome_cfg)
+
+
+def test_presets_are_not_changed_by_reading_them():
+    before = repr(PRESETS)
+    parse_tome_cfg("hq")
+    assert repr(PRESETS) == before
+
+
+def test_a_mode_cannot_be_taken_twice():
+    with pytest.raises(ValueError, match="'bsm' is taken by BipartiteMatching"):
+        register_strategy("bsm")(Identity)
+    assert STRATEGIES["bsm"] is BipartiteMatching
