@@ -1,0 +1,11 @@
+"""Models, registered in the scope `mmseg_tome`."""
+
+from mmseg_tome import compat
+from mmseg_tome.models.mix_transformer import MixVisionTransformer
+
+__all__ = ["MixVisionTransformer"]
+
+if compat.has("mmseg"):
+    from mmseg_tome.models.segformer_head import SegformerHead
+
+    __all__ += ["SegformerHead"]

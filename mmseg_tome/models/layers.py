@@ -1,0 +1,107 @@
+"""Convolutions over tokens: `[B, N, C]` and the channels-last `[B, C, H, W]` are one memory.
+
+The stock SegFormer copies between `[B, N, C]` and a contiguous `[B, C, H, W]` at every
+convolution. Here a feature map is always a channels-last view of its tokens, so no layout is
+ever copied. Parameters, names and initialisation are those of the stock modules.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Grid = tuple[int, int]
+"""Rows and columns of a token grid, (H, W)."""
+
+
+def tokens_to_map(x: Tensor, hw: Grid) -> Tensor:
+    """View tokens as a channels-last feature map, `[B, H * W, C] -> [B, C, H, W]`."""
+    # In this order a batch of one keeps the strides by which torch knows channels-last memory.
+    return x.unflatten(1, hw).permute(0, 3, 1, 2)
+
+
+def map_to_tokens(x: Tensor) -> Tensor:
+    """View a channels-last feature map as tokens, `[B, C, H, W] -> [B, H * W, C]`."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution applied to tokens as the matrix product that it is."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, N, in_channels] -> [B, N, out_channels]`."""
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patch embedding (SegFormer, arXiv 2105.15203, section 3.1).
+
+    Args:
+        in_channels: Channels of the incoming map.
+        embed_dims: Channels of a token.
+        patch_size: Kernel size of the convolution; half of it is the padding.
+        stride: Stride of the convolution.
+        norm: Normalises the tokens.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, patch_size: int, stride: int, norm: nn.Module
+    ):
+        super().__init__()
+        self.projection = nn.Conv2d(
+            in_channels, embed_dims, patch_size, stride=stride, padding=patch_size // 2
+        )
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """`[B, in_channels, H, W]` -> tokens `[B, h * w, embed_dims]` and their grid (h, w)."""
+        x = self.projection(x)
+        return self.norm(map_to_tokens(x)), (x.shape[2], x.shape[3])
+
+    def grid(self, hw: Grid) -> Grid:
+        """The token grid of a map of `hw`."""
+        kernel, stride, pad = (
+            self.projection.kernel_size[0],
+            self.projection.stride[0],
+            self.projection.padding[0],
+        )
+        return tuple((size + 2 * pad - kernel) // stride + 1 for size in hw)
+
+
+class MixFFN(nn.Module):
+    """Feed-forward network with a depthwise convolution inside (SegFormer, section 3.1).
+
+    Args:
+        embed_dims: Channels of a token.
+        feedforward_channels: Channels of the hidden layer.
+        activation: Non-linearity after the depthwise convolution.
+        drop_rate: Dropout after the activation and after the output.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        feedforward_channels: int,
+        activation: nn.Module,
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        drop = nn.Dropout(drop_rate)
+        expand = PointwiseConv(embed_dims, feedforward_channels)
+        depthwise = nn.Conv2d(
+            feedforward_channels,
+            feedforward_channels,
+            kernel_size=3,
+            padding=1,
+            groups=feedforward_channels,
+        )
+        reduce = PointwiseConv(feedforward_channels, embed_dims)
+        self.layers = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
+
+    def forward(self, x: Tensor, hw: Grid) -> Tensor:
+        """`[B, H * W, embed_dims]` in and out."""
+        expand, depthwise, activation, drop, reduce, _ = self.layers
+        x = tokens_to_map(expand(x), hw)  # [B, feedforward_channels, H, W]
+        x = map_to_tokens(activation(depthwise(x)))  # [B, H * W, feedforward_channels]
+        return drop(reduce(drop(x)))

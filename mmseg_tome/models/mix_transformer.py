@@ -1,0 +1,280 @@
+"""Merge-aware MixVisionTransformer, the backbone of SegFormer and SegFormer++."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
+from torch import Tensor, nn
+
+from mmseg_tome.merging import StageMerging, parse_tome_cfg
+from mmseg_tome.models.attention import MergedAttention
+from mmseg_tome.models.layers import Grid, MixFFN, PatchEmbed, tokens_to_map
+from mmseg_tome.registry import MODELS
+
+
+class ImageSizeError(ValueError):
+    """An image that is too small for the backbone."""
+
+
+class TransformerEncoderLayer(nn.Module):
+    """One block: merged attention and MixFFN, each normalised before and with a residual.
+
+    Args:
+        attn: Attention over `[B, N, C]`, given the grid.
+        ffn: Feed-forward network over `[B, N, C]`, given the grid.
+        norm1: Norm before the attention.
+        norm2: Norm before the feed-forward network.
+        drop_path_rate: Probability that a sample skips a branch in training.
+        with_cp: Recompute the block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        attn: nn.Module,
+        ffn: nn.Module,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+    ):
+        super().__init__()
+        self.norm1 = norm1
+        self.attn = attn
+        self.norm2 = norm2
+        self.ffn = ffn
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, hw: Grid) -> Tensor:
+        """`[B, H * W, C]` in and out."""
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._forward, x, hw, use_reentrant=False)
+        return self._forward(x, hw)
+
+    def _forward(self, x: Tensor, hw: Grid) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), hw))
+        return x + self.drop_path(self.ffn(self.norm2(x), hw))
+
+
+@MODELS.register_module()
+class MixVisionTransformer(BaseModule):
+    """SegFormer's backbone (arXiv 2105.15203) with token merging (arXiv 2405.14467).
+
+    A drop-in for the stock `mmseg` backbone: the same arguments, state-dict keys and
+    initialisation, and without merging the same outputs to rounding. Attention is fused
+    (`scaled_dot_product_attention`) and all feature maps, the outputs included, are channels-last.
+
+    Args:
+        in_channels: Channels of the image.
+        embed_dims: Channels per attention head; stage i has `embed_dims * num_heads[i]`.
+        num_stages: Number of stages.
+        num_layers: Blocks of each stage.
+        num_heads: Attention heads of each stage.
+        patch_sizes: Kernel size of each stage's patch embedding.
+        strides: Stride of each stage's patch embedding.
+        sr_ratios: Spatial reduction of each stage's keys and values.
+        out_indices: Stages whose output is returned.
+        mlp_ratio: Hidden channels of MixFFN over channels of a token.
+        qkv_bias: Whether attention projections have a bias.
+        drop_rate: Dropout of attention outputs and in MixFFN.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Drop-path rate of the last block; earlier ones rise linearly to it.
+        act_cfg: Activation of MixFFN.
+        norm_cfg: Norm of tokens.
+        pretrained: Deprecated, use `init_cfg`.
+        init_cfg: mmengine's initialisation config.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`) or one dict per stage,
+            see `mmseg_tome.merging.config`.
+        down_sample: Halve the image first, the paper's baseline to merging.
+
+    Raises:
+        mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
+        ValueError: Stage settings of different lengths, or an `out_indices` beyond the stages.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        embed_dims: int = 64,
+        num_stages: int = 4,
+        num_layers: Sequence[int] = (3, 4, 6, 3),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        strides: Sequence[int] = (4, 2, 2, 2),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        mlp_ratio: int = 4,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        act_cfg: dict = dict(type="GELU"),
+        norm_cfg: dict = dict(type="LN", eps=1e-6),
+        pretrained: str | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        with_cp: bool = False,
+        tome_cfg: str | Sequence | None = None,
+        down_sample: bool = False,
+    ):
+        super().__init__(init_cfg=_pretrained_to_init_cfg(pretrained, init_cfg))
+        per_stage = dict(
+            num_layers=num_layers,
+            num_heads=num_heads,
+            patch_sizes=patch_sizes,
+            strides=strides,
+            sr_ratios=sr_ratios,
+        )
+        for name, values in per_stage.items():
+            if len(values) != num_stages:
+                raise ValueError(f"{name} has {len(values)} entries for {num_stages} stages")
+        if max(out_indices) >= num_stages:
+            raise ValueError(f"out_indices {out_indices} go beyond the {num_stages} stages")
+        merging = parse_tome_cfg(tome_cfg, num_stages)
+
+        self.embed_dims = embed_dims
+        self.num_stages = num_stages
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.patch_sizes = patch_sizes
+        self.strides = strides
+        self.sr_ratios = sr_ratios
+        self.out_indices = out_indices
+        self.with_cp = with_cp
+        self.down_sample = down_sample
+
+        def norm(channels: int) -> nn.Module:
+            return build_norm_layer(norm_cfg, channels)[1]
+
+        def block(i: int, channels: int, drop_path: float, merging: StageMerging) -> nn.Module:
+            norm1 = norm(channels)
+            attn = MergedAttention(
+                channels,
+                num_heads[i],
+                qkv_bias,
+                attn_drop_rate,
+                drop_rate,
+                sr_ratios[i],
+                norm,
+                q_strategy=merging.q,
+                kv_strategy=merging.kv,
+            )
+            norm2 = norm(channels)
+            ffn = MixFFN(channels, mlp_ratio * channels, build_activation_layer(act_cfg), drop_rate)
+            return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
+
+        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(num_layers)).tolist())
+        self.layers = nn.ModuleList()
+        for i in range(num_stages):
+            channels = embed_dims * num_heads[i]
+            embed = PatchEmbed(in_channels, channels, patch_sizes[i], strides[i], norm(channels))
+            blocks = [
+                block(i, channels, next(drop_path_rates), merging[i]) for _ in range(num_layers[i])
+            ]
+            self.layers.append(nn.ModuleList([embed, nn.ModuleList(blocks), norm(channels)]))
+            in_channels = channels
+
+        # Depthwise convolutions on channels-last maps are fast only with channels-last weights.
+        self.to(memory_format=torch.channels_last)
+        self.min_size = self._smallest_image()
+
+    def init_weights(self) -> None:
+        """Initialise as the stock backbone does, drawing the same numbers for the same seed."""
+        if self.init_cfg is not None:
+            super().init_weights()
+            return
+        # Random numbers fill a tensor in the order of its memory.
+        self.to(memory_format=torch.contiguous_format)
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                trunc_normal_init(m, std=0.02, bias=0.0)
+            elif isinstance(m, nn.LayerNorm):
+                constant_init(m, val=1.0, bias=0.0)
+            elif isinstance(m, nn.Conv2d):
+                fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels // m.groups
+                normal_init(m, mean=0, std=math.sqrt(2.0 / fan_out), bias=0)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features of the stages in `out_indices`.
+
+        Args:
+            x: Images, `[B, in_channels, H, W]`.
+
+        Returns:
+            Per stage `[B, C_i, H_i, W_i]`, channels-last; H_i is about H / (4, 8, 16, 32), half
+            of it with `down_sample`.
+
+        Raises:
+            ImageSizeError: H or W is below `min_size`.
+        """
+        if min(x.shape[2:]) < self.min_size:
+            raise ImageSizeError(
+                f"an image of {x.shape[2]}x{x.shape[3]} pixels is too small for the spatial "
+                f"reductions {tuple(self.sr_ratios)}: both sides must be at least {self.min_size}"
+            )
+        if self.down_sample:
+            x = F.interpolate(x, scale_factor=0.5)
+        outs = []
+        for i, (embed, blocks, norm) in enumerate(self.layers):
+            x, hw = embed(x)
+            for block in blocks:
+                x = block(x, hw)
+            x = tokens_to_map(norm(x), hw)
+            if i in self.out_indices:
+                outs.append(x)
+        return outs
+
+    def grids(self, hw: Grid) -> list[tuple[Grid, Grid]]:
+        """Each stage's token grids, of the queries and of the keys and values, for images `hw`."""
+        if self.down_sample:
+            hw = (hw[0] // 2, hw[1] // 2)
+        grids = []
+        for (embed, _, _), sr in zip(self.layers, self.sr_ratios, strict=True):
+            hw = embed.grid(hw)
+            grids.append((hw, (hw[0] // sr, hw[1] // sr)))
+        return grids
+
+    def tokens_kept(self, hw: Grid) -> list[dict[str, tuple[int, int]]]:
+        """Tokens after and before merging in each stage's blocks, for images of `hw` pixels.
+
+        Returns:
+            Per stage `{"q": (kept, total), "kv": (kept, total)}`.
+        """
+        kept = []
+        for (_, blocks, _), grids in zip(self.layers, self.grids(hw), strict=True):
+            mergers = (blocks[0].attn.q_merger, blocks[0].attn.kv_merger)
+            kept.append(
+                {
+                    name: (merger.strategy.num_slots(grid), grid[0] * grid[1])
+                    for name, merger, grid in zip(("q", "kv"), mergers, grids, strict=True)
+                }
+            )
+        return kept
+
+    def _smallest_image(self) -> int:
+        """Smallest side, in pixels, whose every stage has at least one reduced token."""
+        side = 1
+        while any(min(kv) < 1 for _, kv in self.grids((side, side))):
+            side += 1
+        return side
+
+
+def _pretrained_to_init_cfg(pretrained: str | None, init_cfg: dict | list | None):
+    if pretrained is None:
+        return init_cfg
+    if not isinstance(pretrained, str):
+        raise TypeError(f"pretrained must be a str or None, got {type(pretrained).__name__}")
+    if init_cfg:
+        raise ValueError("init_cfg and pretrained cannot be set at the same time")
+    warnings.warn(
+        "pretrained is deprecated, use init_cfg instead", DeprecationWarning, stacklevel=3
+    )
+    return dict(type="Pretrained", checkpoint=pretrained)
