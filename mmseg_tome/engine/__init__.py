@@ -1,0 +1,10 @@
+"""What runs around a model. Importing this makes checkpoint loading safe in this process."""
+
+from mmseg_tome.engine import checkpoint
+from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
+from mmseg_tome.engine.cpu import CPUAmpOptimWrapper
+from mmseg_tome.engine.save_metrics import SaveMetricsHook
+
+__all__ = ["CPUAmpOptimWrapper", "CheckpointGuardHook", "SaveMetricsHook"]
+
+checkpoint.install()

@@ -1,0 +1,13 @@
+"""Errors that a user can mend. Tools print their one line instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something about the given config, files or machine is wrong; the message says what."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read, is not safe to read, or does not fit the model."""
+
+
+class DataError(UserError):
+    """A data set that is not where the config says."""

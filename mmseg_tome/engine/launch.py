@@ -1,0 +1,199 @@
+"""What `tools/train.py` and `tools/test.py` share: from a command line to a runner.
+
+The command lines are those of the mm tools, for segmentation and for pose in one: an option that
+only one of them has works where its config can take it, and is refused where it cannot.
+"""
+
+import argparse
+import gc
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+
+from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
+from mmseg_tome.engine.cpu import adapt_to_cpu
+from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
+from mmseg_tome.merging import TomeConfigError
+from mmseg_tome.models.mix_transformer import ImageSizeError
+
+OURS = "mmseg_tome."
+EXIT_USER_ERROR = 2
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that training and testing have in common."""
+    parser.add_argument("--work-dir", help="folder of logs, checkpoints and metrics")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="settings to override in the config, as key=value pairs; a list is written "
+        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="folder to save painted predictions to")
+    parser.add_argument("--interval", type=int, help="paint every n-th sample (default: all)")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show waits")
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="how the processes of a distributed job are started",
+    )
+    parser.add_argument(
+        TRUST_FLAG,
+        action="store_true",
+        help="let checkpoints run the code they contain: only for files whose author you trust",
+    )
+    # torch's launcher passes this.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that `args` name and apply the common options to it.
+
+    Raises:
+        UserError: The file is missing or cannot be read, or an option does not fit it.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    if args.trust_checkpoint:
+        os.environ[TRUST_VARIABLE] = "1"
+    if not Path(args.config).is_file():
+        raise UserError(f"config {args.config} does not exist")
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if "model" not in cfg:
+        raise UserError(f"config {args.config} has no model: it is a part of other configs")
+    # The command line goes before the config, the config before the file's name.
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    _adopt_merging_backbone(cfg)
+    _add_checkpoint_guard(cfg)
+    if args.show or args.show_dir:
+        _draw_predictions(cfg, args)
+    return cfg
+
+
+def is_pose(cfg: Config) -> bool:
+    """Whether a config is one of MMPose."""
+    return cfg.get("default_scope") == "mmpose"
+
+
+def build_runner(cfg: Config, stages: tuple[str, ...]):
+    """Check that the data of `stages` ("train", "val", "test") is there, then build the runner.
+
+    Raises:
+        DataError: A folder or file of the data is missing.
+        UserError: torchvision is broken.
+    """
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    check_torchvision()
+    for stage in stages:
+        check_data(cfg.get(f"{stage}_dataloader"))
+    adapt_to_cpu(cfg)
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def check_torchvision() -> None:
+    """Raise UserError if torchvision is there but broken: every runner imports it if it can."""
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        pass
+    except Exception as error:
+        raise UserError(
+            f"the installed torchvision does not match torch ({error}): uninstall it, nothing "
+            "here needs it, or install the one that matches"
+        ) from None
+
+
+def check_data(dataloader: dict | None) -> None:
+    """Raise DataError unless the folders and annotation files of a data loader exist."""
+    for dataset in _datasets((dataloader or {}).get("dataset")):
+        root = dataset.get("data_root") or ""
+        parts = [*(dataset.get("data_prefix") or {}).values(), dataset.get("ann_file") or ""]
+        parts = [part for part in parts if isinstance(part, str)]
+        for path in [root, *(os.path.join(root, part) for part in parts if part)]:
+            if path and "://" not in path and not Path(path).expanduser().exists():
+                raise DataError(
+                    f"{dataset['type']}: {path} does not exist (from {Path.cwd()}). Put or link "
+                    "the data there as the README describes, or name its folder in the "
+                    "config's data_root"
+                )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool's `main`; a mistake that its user can mend ends in one line and exit code 2."""
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    try:
+        main()
+    except (UserError, TomeConfigError, ImageSizeError) as error:
+        # mmengine prefixes the class that it was building, once per level.
+        message = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    finally:
+        # gloo's threads abort a process that ends while they are alive; the model holds them, too.
+        if dist.is_initialized():
+            gc.collect()
+            dist.destroy_process_group()
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raise CheckpointError unless `path` is an address or an existing file."""
+    if path and "://" not in path and not Path(path).expanduser().is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist (from {Path.cwd()})")
+
+
+def _datasets(dataset: dict | None) -> Iterator[dict]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if dataset is None:
+        return
+    inner = dataset.get("dataset", dataset.get("datasets"))
+    if inner is None:
+        yield dataset
+    else:
+        for part in [inner] if isinstance(inner, dict) else inner:
+            yield from _datasets(part)
+
+
+def _adopt_merging_backbone(cfg: Config) -> None:
+    """Let the authors' config files run: they name the stock backbone, which they had replaced."""
+    backbone = cfg.model.get("backbone") or {}
+    stock = backbone.get("type") in ("MixVisionTransformer", "mmseg.MixVisionTransformer")
+    if stock and ("tome_cfg" in backbone or "down_sample" in backbone):
+        backbone.type = f"{OURS}MixVisionTransformer"
+
+
+def _add_checkpoint_guard(cfg: Config) -> None:
+    guard = f"{OURS}CheckpointGuardHook"
+    hooks = list(cfg.get("custom_hooks") or [])
+    if not any(hook.get("type") == guard for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type=guard)]
+
+
+def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    hook = (cfg.get("default_hooks") or {}).get("visualization")
+    if hook is None:
+        raise UserError("--show and --show-dir need a visualization hook in default_hooks")
+    hook["enable" if is_pose(cfg) else "draw"] = True
+    hook["show"] = args.show
+    hook["wait_time"] = args.wait_time
+    # One stack's hook paints every sample of a test, the other every 50th, unless told.
+    hook["interval"] = args.interval or 1
+    if is_pose(cfg):
+        hook["out_dir"] = args.show_dir
+    elif args.show_dir:
+        cfg.visualizer["save_dir"] = args.show_dir
