@@ -1,0 +1,94 @@
+"""Running the tools as a user does, on a few real images."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def camvid_config(repo) -> Path:
+    """A config that merges, of the smallest model on the smallest real data set."""
+    return repo / "configs" / "camvid" / "segformerpp_b0_hq_camvid_480x360.py"
+
+
+@pytest.fixture(scope="session")
+def camvid(shared, tmp_path_factory) -> Path:
+    """A CamVid data root with four training and four validation images."""
+    root = tmp_path_factory.mktemp("camvid")
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            folder = root / kind / split
+            folder.mkdir(parents=True)
+            source = shared / "data" / "camvid" / kind / split
+            for file in sorted(source.iterdir())[:4]:
+                shutil.copy(file, folder)
+    return root
+
+
+@pytest.fixture(scope="session")
+def camvid_options(camvid) -> list[str]:
+    """`--cfg-options` that make a CamVid config read that data and run a few small iterations."""
+    per_stage = [
+        f"{stage}_dataloader.{option}"
+        for stage in ("train", "val", "test")
+        for option in (f"dataset.data_root={camvid}", "num_workers=0", "persistent_workers=False")
+    ]
+    return [
+        "--cfg-options",
+        *per_stage,
+        "train_dataloader.batch_size=2",
+        # Dictionaries in the pipeline: [load, annotate, resize, crop, ...]
+        "train_dataloader.dataset.pipeline.3.crop_size=(96,128)",
+        "model.data_preprocessor.size=(96,128)",
+        "default_hooks.checkpoint.interval=2",
+        "default_hooks.checkpoint.save_best=None",
+        "default_hooks.logger.interval=1",
+        "randomness.seed=1",
+    ]
+
+
+@pytest.fixture(scope="session")
+def environment(repo) -> dict[str, str]:
+    """Environment of a tool's process: this checkout first, this interpreter as `python`."""
+    interpreter = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "PYTHONPATH": str(repo),
+        "PATH": f"{interpreter}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def run_tool(repo, environment):
+    """Run a script of `tools/` (or any other) in a process of its own; its output is returned."""
+
+    def run(script: str | Path, *args, cwd: Path = repo) -> str:
+        command = [str(repo / "tools" / script), *map(str, args)]
+        if str(script).endswith(".py"):
+            command = [sys.executable, "-W", "ignore", *command]
+        done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def untrained_weights():
+    """The state dict of a config's model as it is built."""
+
+    def build(config: Path) -> dict:
+        from mmengine.config import Config
+        from mmengine.registry import init_default_scope
+        from mmseg.registry import MODELS
+
+        cfg = Config.fromfile(config)
+        init_default_scope(cfg.default_scope)
+        return MODELS.build(cfg.model).state_dict()
+
+    return build

@@ -1,0 +1,168 @@
+"""What a user reads after a mistake: one line that names it, and a non-zero exit code."""
+
+import os
+import runpy
+import sys
+
+import pytest
+import torch
+
+from mmseg_tome import compat
+
+pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+
+
+@pytest.fixture
+def mistake(repo, monkeypatch, capsys, tmp_path):
+    """Run a tool in this process and return the one line with which it refuses."""
+    monkeypatch.chdir(repo)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+    def run(tool: str, *args) -> str:
+        work_dir = tmp_path / "work"
+        argv = [tool, *map(str, args[:1]), "--work-dir", str(work_dir), *map(str, args[1:])]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(repo / "tools" / tool), run_name="__main__")
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert lines[-1] == errors[0]
+        assert not list(tmp_path.rglob("*.pth.tmp"))
+        assert not list(work_dir.rglob("*.pth"))
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path, camvid_config, untrained_weights):
+    """Save a checkpoint of the CamVid model, with changes, next to the work dir."""
+
+    def save(change=lambda state: None):
+        state = untrained_weights(camvid_config)
+        change(state)
+        path = tmp_path / "checkpoint.bin"
+        torch.save(dict(state_dict=state), path)
+        return path
+
+    return save
+
+
+def test_missing_config(mistake):
+    assert "config configs/nowhere.py does not exist" in mistake("test.py", "configs/nowhere.py")
+
+
+def test_a_base_file_is_not_a_config(mistake):
+    assert "has no model" in mistake("train.py", "configs/_base_/datasets/camvid.py")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, hq, n2d"),
+        ("[dict()]", "tome_cfg"),
+    ],
+)
+def test_unknown_preset(mistake, camvid_options, value, message, camvid_config):
+    option = f"model.backbone.tome_cfg={value}"
+    assert message in mistake("train.py", camvid_config, *camvid_options, option)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("q_mode='bms'", "stage 1: unknown q_mode 'bms'; allowed: bsm, n1d, n2d"),
+        ("q_mode='n2d', q_size=2", "stage 1: unknown key 'q_size'"),
+        ("q=dict(mode='bsm', ratio=1.2)", "ratio must be a number in [0, 1), got 1.2"),
+    ],
+)
+def test_unknown_mode_key_and_ratio(
+    mistake, tmp_path, camvid_options, stage, message, camvid_config
+):
+    config = tmp_path / "mine.py"
+    stages = f"[dict({stage}), dict(), dict(), dict()]"
+    config.write_text(f"_base_ = '{camvid_config}'\nmodel = dict(backbone=dict(tome_cfg={stages}))")
+    assert message in mistake("train.py", config, *camvid_options)
+
+
+def test_stage_count(mistake, tmp_path, camvid_options, camvid_config):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        f"_base_ = '{camvid_config}'\nmodel = dict(backbone=dict(tome_cfg=[dict(), dict()]))"
+    )
+    line = mistake("train.py", config, *camvid_options)
+    assert "tome_cfg has 2 entries, the backbone has 4 stages" in line
+
+
+def test_missing_data_root(mistake, checkpoint, camvid_config):
+    for tool, args in (("train.py", []), ("test.py", [checkpoint()])):
+        options = ["--cfg-options"]
+        options += [f"{s}_dataloader.dataset.data_root=nowhere" for s in ("train", "val", "test")]
+        assert "CamVidDataset: nowhere does not exist" in mistake(
+            tool, camvid_config, *args, *options
+        )
+
+
+def test_missing_checkpoint(mistake, camvid_options, camvid_config):
+    line = mistake("test.py", camvid_config, "nowhere.pth", *camvid_options)
+    assert "checkpoint nowhere.pth does not exist" in line
+    assert "no checkpoint: name one" in mistake("test.py", camvid_config, *camvid_options)
+
+
+def test_wrong_class_count(mistake, checkpoint, camvid_options, camvid_config):
+    def nineteen_classes(state):
+        for name in ("decode_head.conv_seg.weight", "decode_head.conv_seg.bias"):
+            state[name] = torch.zeros(19, *state[name].shape[1:])
+
+    path = checkpoint(nineteen_classes)
+    line = mistake("test.py", camvid_config, path, *camvid_options)
+    assert "it has 19 classes, the model has 11" in line
+
+
+def test_a_checkpoint_of_another_model(mistake, checkpoint, camvid_options, camvid_config):
+    path = checkpoint(lambda state: state.pop("backbone.layers.0.2.weight"))
+    line = mistake("test.py", camvid_config, path, *camvid_options)
+    assert "lacks 1 of" in line
+    assert "backbone.layers.0.2.weight" in line
+
+
+class RunsCode:
+    def __reduce__(self):
+        return (os.mkdir, ("was_run",))
+
+
+def test_a_checkpoint_with_code(mistake, tmp_path, camvid_options, camvid_config):
+    path = tmp_path / "evil.bin"
+    torch.save(dict(state_dict=RunsCode()), path)
+    line = mistake("test.py", camvid_config, path, *camvid_options)
+    assert "mkdir" in line
+    assert "--trust-checkpoint" in line
+    assert not os.path.exists("was_run")
+
+
+def test_a_zoo_that_cannot_be_reached(mistake, camvid_options, camvid_config):
+    url = "http://127.0.0.1:9/b0-01234567.pth"
+    line = mistake("test.py", camvid_config, url, *camvid_options)
+    assert f"cannot download {url}" in line
+    assert "put it at" in line
+
+
+def test_an_image_smaller_than_the_backbone_can_take(
+    mistake, checkpoint, camvid_options, camvid_config
+):
+    options = [*camvid_options, "test_dataloader.dataset.pipeline.1.scale=(20,15)"]
+    line = mistake("test.py", camvid_config, checkpoint(), *options)
+    assert "pixels is too small" in line
+    assert "at least 29" in line
+
+
+def test_options_that_a_config_cannot_take(mistake, checkpoint, camvid_options, camvid_config):
+    path = checkpoint()
+    assert "--badcase needs" in mistake(
+        "test.py", camvid_config, path, "--badcase", *camvid_options
+    )
+    assert "must end in .pkl" in mistake(
+        "test.py", camvid_config, path, "--dump", "a.txt", *camvid_options
+    )

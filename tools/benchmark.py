@@ -1,0 +1,236 @@
+"""Latency, throughput, peak memory, FLOPs and tokens kept, beside the peer pipeline, in one run.
+
+    python tools/benchmark.py --models b0 b2 --presets none hq fast n2d --size 1024x1024
+    python tools/benchmark.py --configs configs/segformerpp_fast_cityscapes.py --device cuda \
+        --dtype bfloat16 --autocast
+
+The peer pipeline is the stock MMSegmentation model with tomesd merging, as the authors of
+SegFormer++ run it, with the same weights and input. Before anything is timed, the outputs of both
+are compared. Writes benchmark.json and benchmark.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+try:
+    from benchmarking import cases, report, runner
+    from benchmarking.cases import UsageError
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
+except ImportError as missing:  # no mm stack, or two of them
+    sys.exit(f"benchmark.py: error: {missing}")
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Beyond this the two pipelines do not compute the same thing. A few near-ties that rounding
+# decides differently stay far below it; half precision decides many, so it is not judged.
+MAX_DIFFERENCE = {"float32": 1e-2, "float64": 1e-4}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", metavar="B", help=f"of {' '.join(cases.NAMES)} (default b0)")
+    add("--presets", nargs="+", default=["none", "hq", "fast", "n2d"], metavar="P",
+        help=f"of {' '.join(cases.PRESETS)}; for --models")  # fmt: skip
+    add("--configs", nargs="+", default=[], metavar="FILE", help="mmseg or mmpose configs")
+    add("--size", nargs="+", metavar="HxW",
+        help="image sizes (default: the config's own, else 1024x1024)")  # fmt: skip
+    add("--batch", nargs="+", type=int, default=[1])
+    add("--dtype", nargs="+", default=["float32"], choices=DTYPES, metavar="DTYPE",
+        help=f"of {' '.join(DTYPES)}")  # fmt: skip
+    add("--device", nargs="+", default=["cpu"], metavar="DEVICE", help="cpu, cuda, cuda:1, ...")
+    add("--autocast", action="store_true", help="float32 weights under autocast to --dtype")
+    add("--compile", action="store_true", help="torch.compile both pipelines")
+    add("--part", choices=("model", "backbone"), default="model", help="with or without the head")
+    add("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure the peer too")
+    add("--check", action=argparse.BooleanOptionalAction, default=True,
+        help="fail when the outputs of both pipelines differ")  # fmt: skip
+    add("--checkpoint", metavar="FILE", help="weights of the one model given (default: random)")
+    add("--trust-checkpoint", action="store_true",
+        help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
+    add("--rounds", type=int, default=10, help="timed rounds (default 10)")
+    add("--warmup", type=int, default=1, help="untimed passes besides the checks (default 1)")
+    add("--threads", type=int, help="CPU threads (default: torch's choice)")
+    add("--out", type=Path, default=Path("benchmark_output"), metavar="FOLDER")
+    return parser.parse_args(argv)
+
+
+def read_sizes(texts: list[str]) -> list[tuple[int, int]]:
+    """``["512x1024"]`` -> ``[(512, 1024)]``, height first."""
+    for text in texts:
+        if not re.fullmatch(r"\d+x\d+", text):
+            raise UsageError(f"size {text!r} is not of the form HxW, such as 1024x2048")
+    return [tuple(map(int, text.split("x"))) for text in texts]
+
+
+def select_models(args: argparse.Namespace) -> list[cases.Model]:
+    """The models that the command line names."""
+    names = args.models or ([] if args.configs else ["b0"])
+    for what, given, allowed in (
+        ("model", names, cases.NAMES),
+        ("preset", args.presets, tuple(cases.PRESETS)),
+    ):
+        if unknown := [name for name in given if name not in allowed]:
+            raise UsageError(f"unknown {what} {unknown[0]!r}; allowed: {', '.join(allowed)}")
+    presets = list(dict.fromkeys(args.presets))
+    models = [cases.preset_model(name, presets) for name in dict.fromkeys(names)]
+    return models + cases.config_models(list(dict.fromkeys(args.configs)))
+
+
+def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
+    """Refuse what cannot work before anything is built.
+
+    Raises:
+        UsageError: says what and, where there is a way out, which.
+    """
+    counts = {"rounds": [args.rounds], "threads": [args.threads], "batch": args.batch}
+    for name, values in counts.items():
+        if any(value is not None and value < 1 for value in values):
+            raise UsageError(f"--{name} must be at least 1")
+    for name in args.device:
+        try:
+            device = torch.device(name)
+        except RuntimeError:
+            raise UsageError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
+        if device.type not in ("cpu", "cuda"):
+            raise UsageError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
+        count = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise UsageError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
+    if args.peer:
+        try:
+            import tomesd.merge  # noqa: F401
+        except ImportError:
+            raise UsageError(
+                "the peer pipeline needs tomesd: pip install tomesd, or pass --no-peer"
+            ) from None
+    if args.checkpoint and len(models) != 1:
+        raise UsageError(f"--checkpoint fits one model, {len(models)} were given")
+    if args.autocast and not {"bfloat16", "float16"} >= set(args.dtype):
+        raise UsageError("--autocast needs --dtype bfloat16 or float16")
+    for model in models:
+        for variant, options in model.variants.items():
+            try:
+                parse_tome_cfg(options.get("tome_cfg"), model.backbone.get("num_stages", 4))
+            except TomeConfigError as error:
+                raise UsageError(f"{variant}: {error}") from None
+        halved = any(options.get("down_sample") for options in model.variants.values())
+        least = 64 if halved else 32
+        for height, width in sizes_of(model, args):
+            if min(height, width) < least:
+                raise UsageError(
+                    f"size {height}x{width} is too small for {model.name}"
+                    f"{' with downsampling' if halved else ''}: sides must be at least {least}"
+                )
+
+
+def sizes_of(model: cases.Model, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """The (H, W) to run a model at."""
+    return read_sizes(args.size) if args.size else [model.size or (1024, 1024)]
+
+
+def initial_weights(model: cases.Model, args: argparse.Namespace) -> runner.Weights:
+    """One set of weights for both pipelines, each in the memory format it builds them in."""
+    torch.manual_seed(0)
+    net = cases.build(model, {}, of_peer=False, part=args.part)
+    if args.checkpoint:
+        if args.trust_checkpoint:
+            os.environ[TRUST_VARIABLE] = "1"
+        cases.load_checkpoint(net, args.checkpoint)
+    ours = net.state_dict()
+    # Ours are channels-last. Stock weights are not, and a convolution follows its weight's
+    # strides, even those of a 1x1 kernel, which `contiguous()` would leave as they are.
+    stock = {k: v.clone(memory_format=torch.contiguous_format) for k, v in ours.items()}
+    return {"ours": ours, "peer": stock}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 0 when everything was measured and agrees, 1 when not, 2 for a usage error."""
+    args = parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        models = select_models(args)
+        check_usage(args, models)
+        return run(args, models, console)
+    except UserError as error:
+        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmark.py: interrupted; cases finished so far are in the JSON", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -> int:
+    """Measure every case and report; returns the exit code."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot create {args.out}: {error.strerror}") from None
+    devices = [torch.device(name) for name in dict.fromkeys(args.device)]
+    env = report.environment(devices)
+    arguments = {key: _plain(value) for key, value in vars(args).items()}
+    settings = runner.Settings(**{f.name: arguments[f.name] for f in fields(runner.Settings)})
+    rows: list[dict] = []
+    for model in models:
+        weights = initial_weights(model, args)
+        for axes in itertools.product(sizes_of(model, args), args.batch, args.dtype, devices):
+            new = _with_progress(runner.Case(model, *axes, settings), weights)
+            report.print_case(new, console)
+            rows += new
+            # After every case, so that a run that is killed keeps what it measured.
+            report.write_json(args.out / "benchmark.json", env, arguments, rows)
+    report.print_environment(env, rows, console)
+    report.write_plot(args.out / "benchmark.png", env, rows)
+    console.print(f"Wrote benchmark.json and benchmark.png to {args.out}", highlight=False)
+    return verdict(rows, args)
+
+
+def _with_progress(case: runner.Case, weights: runner.Weights) -> list[dict]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        task = progress.add_task(report.title([case.key()]), total=runner.steps(case))
+        return runner.run_case(case, weights, lambda: progress.advance(task))
+
+
+def verdict(rows: list[dict], args: argparse.Namespace) -> int:
+    """1, with a line for each reason, if one of our variants failed or differs from the peer."""
+    bad = []
+    for row in rows:
+        limit = MAX_DIFFERENCE.get(row["dtype"])
+        if row["error"] and row["pipeline"] == "ours":
+            bad.append(f"{report.title([row])}, {row['variant']}: {row['error']}")
+        elif args.check and limit and row["difference"] and not row["difference"] < limit:
+            bad.append(
+                f"{report.title([row])}, {row['variant']}: outputs differ from the peer's by "
+                f"{row['difference']:.1e} (allowed {limit:g})"
+            )
+    for line in bad:
+        print(f"benchmark.py: {line}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _plain(value):
+    return str(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

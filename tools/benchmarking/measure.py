@@ -1,0 +1,157 @@
+"""Measuring one forward pass: FLOPs, peak memory, and the time of many variants in turns."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+MIB = 2**20
+Forward = Callable[[], Tensor]
+
+
+def _sdpa(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+# torch counts the fused attention of GPUs, but not the one of CPUs. An operator of our own that
+# hides matrix products from the counter (a Triton kernel) needs its formula here as well.
+_FORMULAS = {
+    getattr(torch.ops.aten, name): _sdpa
+    for name in ("_scaled_dot_product_flash_attention_for_cpu",)
+    if hasattr(torch.ops.aten, name)
+}
+
+
+def count_flops(forward: Forward) -> tuple[Tensor, dict[str, int]]:
+    """Run ``forward`` once and count its FLOPs by operator, 2 per multiply-add.
+
+    Counted are matrix products (attention and the similarities of matching among them) and
+    convolutions; not counted are elementwise operations, norms, softmax, sorting and resizing.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    with counter:
+        output = forward()
+    counts = counter.get_flop_counts().get("Global", {})
+    return output, {str(op).removeprefix("aten."): int(n) for op, n in counts.items()}
+
+
+def attention_backend(flops: dict[str, int]) -> str:
+    """Which attention really ran, read off the operators that were counted."""
+    fused = [op for op in flops if "scaled_dot_product" in op or "_attention_forward" in op]
+    return f"fused ({', '.join(fused)})" if fused else "materialised (bmm, softmax, bmm)"
+
+
+MEMORY_KIND = {
+    "cuda": "growth of torch.cuda.max_memory_allocated during one forward, MiB",
+    "cpu": "growth of the peak resident set (VmHWM) during one forward, least of 3, MiB",
+}
+
+
+def peak_memory(forward: Forward, device: torch.device) -> tuple[float | None, str]:
+    """Peak memory of one forward beyond what was resident before it (weights, input), in MiB.
+
+    Returns the number and how it was measured, or None and the reason why it was not.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        forward()
+        torch.cuda.synchronize(device)
+        grown = torch.cuda.max_memory_allocated(device) - before
+        return grown / MIB, MEMORY_KIND["cuda"]
+    try:
+        # The heap's fragmentation adds a random part; the least of a few passes has least of it.
+        return min(_resident_growth(forward) for _ in range(3)), MEMORY_KIND["cpu"]
+    except (OSError, AttributeError) as error:
+        return None, f"not measured: needs glibc and a writable /proc/self/clear_refs ({error})"
+
+
+def _resident_growth(forward: Forward) -> float:
+    # Freed memory that the allocator kept would be reused unseen: hand it back first.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to the current size
+    before = _status_kib("VmRSS")
+    forward()
+    return max(_status_kib("VmHWM") - before, 0) / 1024
+
+
+def _status_kib(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def time_in_turns(
+    forwards: Sequence[Forward],
+    rounds: int,
+    device: torch.device,
+    min_sample_s: float = 0.02,
+    on_sample: Callable[[], None] = lambda: None,
+) -> list[list[float]]:
+    """Time every forward once per round, so that drift of the machine hits all alike.
+
+    A sample is the mean of as many calls as fill ``min_sample_s`` (one for anything slower). Each
+    round starts one variant further, so that none always follows the same neighbour. Callers
+    warm up; one more untimed call here fixes the number of calls.
+
+    Returns ``rounds`` samples in milliseconds for each forward.
+    """
+    sample = _sample_cuda if device.type == "cuda" else _sample_cpu
+    samples: list[list[float]] = [[] for _ in forwards]
+    calls = [math.ceil(min_sample_s * 1e3 / max(sample(f, 1), 1e-3)) or 1 for f in forwards]
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(rounds):
+            for j in range(len(forwards)):
+                k = (i + j) % len(forwards)
+                samples[k].append(sample(forwards[k], calls[k]))
+                on_sample()
+    finally:
+        gc.enable()
+    return samples
+
+
+def _sample_cpu(forward: Forward, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        forward()
+    return (time.perf_counter() - start) / calls * 1e3
+
+
+def _sample_cuda(forward: Forward, calls: int) -> float:
+    total = 0.0
+    for _ in range(calls):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()  # latency, launches included: no call overlaps the one before
+        start.record()
+        forward()
+        end.record()
+        end.synchronize()
+        total += start.elapsed_time(end)
+    return total / calls
+
+
+def summarise(samples: list[float]) -> dict[str, float]:
+    """Median and spread of latencies: quartiles, extremes, all in the unit of the samples."""
+    q1, _, q3 = statistics.quantiles(samples, method="inclusive") if samples[1:] else samples * 3
+    median = statistics.median(samples)
+    return {"median": median, "q1": q1, "q3": q3, "min": min(samples), "max": max(samples)}
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """``|a - b| / |b|`` in the Euclidean norm, in float64; inf when the shapes differ."""
+    if a.shape != b.shape:
+        return math.inf
+    a, b = a.double(), b.double()
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))

@@ -1,0 +1,154 @@
+"""The peer pipeline: stock mmseg attention with tomesd merging, as SegFormer++'s authors run it.
+
+Everything that is not merging is the stock MMSegmentation model, so attention matrices are
+materialised (``nn.MultiheadAttention`` with its default ``need_weights=True``). The preset table is
+written out here a second time on purpose: a mistake in the package's own table then shows up as a
+difference between the two pipelines instead of being copied into both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixVisionTransformer
+from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw
+from torch import Tensor
+
+from mmseg_tome.merging import STRATEGIES, MergingStrategy, parse_tome_cfg
+
+
+class Merge(NamedTuple):
+    """One merger of the peer.
+
+    ``mode`` is bsm (bipartite), n2d or n1d; ``ratio`` the fraction of tokens that bsm removes;
+    ``stride`` (sy, sx) in tokens, for n1d (1, length of a run).
+    """
+
+    mode: str
+    ratio: float = 0.0
+    stride: tuple[int, int] = (2, 2)
+
+
+class Stage(NamedTuple):
+    """What merges in one stage of the backbone: queries, keys/values, or neither."""
+
+    q: Merge | None = None
+    kv: Merge | None = None
+
+
+_HQ_KV, _FAST_KV = Merge("bsm", 0.6, (2, 2)), Merge("bsm", 0.9, (4, 4))
+_HQ_Q, _FAST_Q = Merge("bsm", 0.8, (4, 4)), Merge("bsm", 0.9, (4, 4))
+PRESETS: dict[str, tuple[Stage, ...]] = {
+    "hq": (Stage(kv=_HQ_KV),) * 2 + (Stage(q=_HQ_Q),) * 2,
+    "fast": (Stage(kv=_FAST_KV),) * 2 + (Stage(q=_FAST_Q),) * 2,
+    "n2d": (Stage(q=Merge("n2d")),) * 4,
+}
+
+
+def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]:
+    """The peer's mergers for a ``tome_cfg``: a preset's name, None, or one dict per stage.
+
+    Raises:
+        ValueError: the setting cannot be read, or holds a strategy that the peer does not have.
+    """
+    if isinstance(tome_cfg, str) and tome_cfg in PRESETS:
+        return PRESETS[tome_cfg]
+    return tuple(Stage(*map(_merge_of, stage)) for stage in parse_tome_cfg(tome_cfg, num_stages))
+
+
+def _merge_of(strategy: MergingStrategy) -> Merge | None:
+    mode = next(name for name, cls in STRATEGIES.items() if type(strategy) is cls)
+    if mode == "none":
+        return None
+    if mode not in ("bsm", "n2d", "n1d"):
+        raise ValueError(f"the peer pipeline has no merging mode {mode!r}")
+    stride = strategy.stride if mode != "n1d" else (1, strategy.stride)
+    return Merge(mode, getattr(strategy, "ratio", 0.0), tuple(stride))
+
+
+Step = Callable[[Tensor], Tensor]
+Grid = tuple[int, int]
+"""Rows and columns of a token grid, (H, W)."""
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def make_merger(spec: Merge | None, x: Tensor, hw: Grid) -> tuple[Step, Step]:
+    """The functions merge ``[B, N, C] -> [B, M, C]`` and unmerge ``[B, M, C] -> [B, N, C]``.
+
+    ``x`` is ``[B, N, C]`` with ``N = H * W`` tokens and doubles as the metric. Where a grid is
+    smaller than one cell, tomesd fails; nothing merges there, as in our own pipeline.
+    """
+    if spec is None:
+        return _identity, _identity
+    (h, w), (sy, sx) = hw, spec.stride
+    if spec.mode == "n2d":
+
+        def merge(t: Tensor) -> Tensor:
+            return nchw_to_nlc(F.avg_pool2d(nlc_to_nchw(t, hw), (sy, sx), ceil_mode=True))
+
+        def unmerge(t: Tensor) -> Tensor:
+            small = nlc_to_nchw(t, (-(-h // sy), -(-w // sx)))
+            return nchw_to_nlc(F.interpolate(small, size=hw, mode="nearest"))
+
+        return merge, unmerge
+    if spec.mode == "n1d":
+
+        def merge(t: Tensor) -> Tensor:
+            return F.avg_pool1d(t.transpose(1, 2), sx, ceil_mode=True).transpose(1, 2)
+
+        def unmerge(t: Tensor) -> Tensor:
+            return F.interpolate(t.transpose(1, 2), size=h * w, mode="nearest").transpose(1, 2)
+
+        return merge, unmerge
+    if h < sy or w < sx:
+        return _identity, _identity
+    from tomesd.merge import bipartite_soft_matching_random2d
+
+    r = int(h * w * spec.ratio)
+    return bipartite_soft_matching_random2d(x, w, h, sx, sy, r, no_rand=True)
+
+
+class MergedAttention(EfficientMultiheadAttention):
+    """Stock SegFormer attention with the authors' merging around it.
+
+    Keys/values merge after the spatial reduction and its norm, queries before the attention; the
+    queries' output is unmerged before the residual, which always uses the full grid.
+    """
+
+    stage = Stage()
+
+    def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
+        """``x`` and the result are ``[B, H * W, C]``."""
+        x_kv, hw_kv = x, tuple(hw_shape)
+        if self.sr_ratio > 1:
+            x_kv = self.sr(nlc_to_nchw(x, hw_shape))  # [B, C, H / sr, W / sr]
+            hw_kv = tuple(x_kv.shape[2:])
+            x_kv = self.norm(nchw_to_nlc(x_kv))
+        merge_kv, _ = make_merger(self.stage.kv, x_kv, hw_kv)
+        merge_q, unmerge_q = make_merger(self.stage.q, x, tuple(hw_shape))
+        # nn.MultiheadAttention is sequence-first here, exactly as in the stock module.
+        q, kv = merge_q(x).transpose(0, 1), merge_kv(x_kv).transpose(0, 1)
+        out = self.attn(query=q, key=kv, value=kv)[0].transpose(0, 1)  # [B, M, C]
+        out = unmerge_q(out)
+        return (x if identity is None else identity) + self.dropout_layer(self.proj_drop(out))
+
+
+def add_merging(
+    backbone: MixVisionTransformer, tome_cfg: str | list | None
+) -> MixVisionTransformer:
+    """Let a stock backbone merge: its modules, weights and keys stay, attention's forward changes.
+
+    With nothing to merge a block stays untouched stock code. Raises what `stages_of` does.
+    """
+    stages = stages_of(tome_cfg, backbone.num_stages)
+    for (_, blocks, _), stage in zip(backbone.layers, stages, strict=True):
+        if stage != Stage():
+            for block in blocks:
+                block.attn.__class__ = MergedAttention
+                block.attn.stage = stage
+    return backbone

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Install MMPose 1.3.2 beside either mm stack: tools/install_mmpose.sh [PYTHON]
+#
+# A plain `pip install mmpose` fails: it requires chumpy, which does not build and which nothing
+# imports, and a wheel of xtcocotools that was built for numpy 1. So xtcocotools is compiled here
+# and the few requirements that SegFormer's pose models use are named.
+set -euo pipefail
+
+python=${1:-python3}
+install=("$python" -m pip install --quiet --disable-pip-version-check)
+
+"${install[@]}" json_tricks munkres six cython setuptools wheel
+if ! "${install[@]}" --no-cache-dir --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3; then
+    echo "warning: pose models will not run: xtcocotools needs a C compiler and Python's headers" >&2
+    echo "         (on Debian: apt install build-essential python3-dev), then: $0 $python" >&2
+    exit 0
+fi
+"${install[@]}" --no-deps mmpose==1.3.2

@@ -1,0 +1,65 @@
+"""Train a segmentation or pose model: the command line of the mm tools.
+
+python tools/train.py configs/segformerpp_hq_cityscapes.py --amp
+"""
+
+import argparse
+
+from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
+from mmseg_tome.engine import launch
+from mmseg_tome.engine.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a model", allow_abbrev=False)
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from this checkpoint, or from the latest one in the work dir",
+    )
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument("--no-validate", action="store_true", help="do not validate in between")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
+    )
+    launch.add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        if not cfg.get("auto_scale_lr"):
+            raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        # Without a checkpoint of its own, mmengine takes the latest one of the work dir.
+        cfg.load_from = None if args.resume == "auto" else args.resume
+    if "preprocess_cfg" in cfg:
+        cfg.model.setdefault("data_preprocessor", cfg.preprocess_cfg)
+    launch.check_checkpoint(cfg.get("load_from"))
+    launch.build_runner(cfg, ("train", "val")).train()
+
+
+def use_amp(cfg) -> None:
+    """Turn the config's optimizer wrapper into the one for mixed precision."""
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get("type", "OptimWrapper")
+    if kind == "AmpOptimWrapper":
+        return
+    if kind != "OptimWrapper":
+        raise UserError(f"--amp works with OptimWrapper, the config's optim_wrapper is {kind}")
+    wrapper.type = "AmpOptimWrapper"
+    wrapper.setdefault("loss_scale", "dynamic")
+
+
+if __name__ == "__main__":
+    launch.run(main)
