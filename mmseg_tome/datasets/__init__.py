@@ -1,6 +1,6 @@
 """Data sets that the mm packages lack, registered under the scope `mmseg_tome`."""
 
-# `compat` first: mmseg itself may not import without it.
+# `compat` first: the mm packages themselves may not import without it.
 from mmseg_tome import compat
 
 __all__ = []
@@ -9,3 +9,8 @@ if compat.has("mmseg"):
     from mmseg_tome.datasets.camvid import CamVidDataset
 
     __all__ += ["CamVidDataset"]
+
+if compat.has("mmpose"):
+    from mmseg_tome.datasets.jump_broadcast import JumpBroadcastDataset
+
+    __all__ += ["JumpBroadcastDataset"]

@@ -20,7 +20,7 @@ from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
 from mmseg_tome.merging import TomeConfigError
-from mmseg_tome.models.mix_transformer import ImageSizeError
+from mmseg_tome.models.errors import ModelInputError
 
 OURS = "mmseg_tome."
 EXIT_USER_ERROR = 2
@@ -77,8 +77,8 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
-    _adopt_merging_backbone(cfg)
-    _add_checkpoint_guard(cfg)
+    _adopt_the_authors_models(cfg)
+    _add_guards(cfg)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
     return cfg
@@ -125,7 +125,9 @@ def check_data(dataloader: dict | None) -> None:
         root = dataset.get("data_root") or ""
         parts = [*(dataset.get("data_prefix") or {}).values(), dataset.get("ann_file") or ""]
         parts = [part for part in parts if isinstance(part, str)]
-        for path in [root, *(os.path.join(root, part) for part in parts if part)]:
+        paths = [root, *(os.path.join(root, part) for part in parts if part)]
+        paths.append(dataset.get("bbox_file") or "")  # MMPose does not look for it in the root
+        for path in paths:
             if path and "://" not in path and not Path(path).expanduser().exists():
                 raise DataError(
                     f"{dataset['type']}: {path} does not exist (from {Path.cwd()}). Put or link "
@@ -139,7 +141,7 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
     try:
         main()
-    except (UserError, TomeConfigError, ImageSizeError) as error:
+    except (UserError, TomeConfigError, ModelInputError) as error:
         # mmengine prefixes the class that it was building, once per level.
         message = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
         print(f"error: {message}", file=sys.stderr)
@@ -169,19 +171,23 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
             yield from _datasets(part)
 
 
-def _adopt_merging_backbone(cfg: Config) -> None:
-    """Let the authors' config files run: they name the stock backbone, which they had replaced."""
+def _adopt_the_authors_models(cfg: Config) -> None:
+    """Let the authors' config files run: they name stock classes, which they had replaced."""
     backbone = cfg.model.get("backbone") or {}
     stock = backbone.get("type") in ("MixVisionTransformer", "mmseg.MixVisionTransformer")
     if stock and ("tome_cfg" in backbone or "down_sample" in backbone):
         backbone.type = f"{OURS}MixVisionTransformer"
+    head = cfg.model.get("head") or {}
+    if head.get("type") == "SegformerHead" and "num_keypoints" in head:
+        head.type = f"{OURS}SegformerHeatmapHead"
+        head.out_channels = head.pop("num_keypoints")
 
 
-def _add_checkpoint_guard(cfg: Config) -> None:
-    guard = f"{OURS}CheckpointGuardHook"
+def _add_guards(cfg: Config) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
-    if not any(hook.get("type") == guard for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type=guard)]
+    present = [hook.get("type") for hook in hooks]
+    guards = [f"{OURS}CheckpointGuardHook", f"{OURS}DatasetGuardHook"]
+    cfg.custom_hooks = [*hooks, *(dict(type=guard) for guard in guards if guard not in present)]
 
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:

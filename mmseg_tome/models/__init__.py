@@ -9,3 +9,8 @@ if compat.has("mmseg"):
     from mmseg_tome.models.segformer_head import SegformerHead
 
     __all__ += ["SegformerHead"]
+
+if compat.has("mmpose"):
+    from mmseg_tome.models.segformer_heatmap_head import SegformerHeatmapHead
+
+    __all__ += ["SegformerHeatmapHead"]

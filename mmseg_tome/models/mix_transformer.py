@@ -15,12 +15,9 @@ from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_tome_cfg
 from mmseg_tome.models.attention import MergedAttention
+from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.models.layers import Grid, MixFFN, PatchEmbed, tokens_to_map
 from mmseg_tome.registry import MODELS
-
-
-class ImageSizeError(ValueError):
-    """An image that is too small for the backbone."""
 
 
 class TransformerEncoderLayer(nn.Module):

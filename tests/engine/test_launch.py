@@ -58,10 +58,10 @@ def test_bugs_keep_their_traceback():
 def test_the_authors_configs_get_the_merging_backbone():
     flat = [dict(q_mode="n2d", q_s=(2, 2))] * 4
     cfg = Config(dict(model=dict(backbone=dict(type="MixVisionTransformer", tome_cfg=flat))))
-    launch._adopt_merging_backbone(cfg)
+    launch._adopt_the_authors_models(cfg)
     assert cfg.model.backbone.type == "mmseg_tome.MixVisionTransformer"
     stock = Config(dict(model=dict(backbone=dict(type="MixVisionTransformer"))))
-    launch._adopt_merging_backbone(stock)
+    launch._adopt_the_authors_models(stock)
     assert stock.model.backbone.type == "MixVisionTransformer"
 
 
