@@ -8,11 +8,14 @@ set -euo pipefail
 
 python=${1:-python3}
 install=("$python" -m pip install --quiet --disable-pip-version-check)
+here=$(cd "$(dirname "$0")" && pwd)
 
 "${install[@]}" json_tricks munkres six cython setuptools wheel
-if ! "${install[@]}" --no-cache-dir --no-deps --no-build-isolation --no-binary xtcocotools xtcocotools==1.14.3; then
-    echo "warning: pose models will not run: xtcocotools needs a C compiler and Python's headers" >&2
-    echo "         (on Debian: apt install build-essential python3-dev), then: $0 $python" >&2
+if ! PYTHONPATH="$here/python313" "${install[@]}" --no-cache-dir --no-deps --no-build-isolation \
+    --no-binary xtcocotools xtcocotools==1.14.3; then
+    echo "warning: pose models will not run: xtcocotools could not be built, as pip says above. It" >&2
+    echo "         needs a C compiler and Python's headers (on Debian: apt install build-essential" >&2
+    echo "         python3-dev). Then: $0 $python" >&2
     exit 0
 fi
 "${install[@]}" --no-deps mmpose==1.3.2

@@ -1,6 +1,7 @@
 """A hook that looks through the data before a run, not in the middle of it from within a worker."""
 
 import os
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -50,13 +51,9 @@ def check_dataset(dataset: BaseDataset, keypoints: int | None = None) -> None:
     Raises:
         DataError: It has no samples, other keypoints, or lacks files.
     """
-    name = type(dataset).__name__
-    source = dataset.ann_file or dataset.data_root or dataset.data_prefix
+    name, source = type(dataset).__name__, _source(dataset)
     if len(dataset) == 0:
-        raise DataError(
-            f"{name}: nothing to use in {source} (for pose: no person that has a box inside the "
-            "image, a labelled keypoint, and is not marked as a crowd)"
-        )
+        raise _nothing_in(dataset)
     declared = dataset.metainfo.get("num_keypoints")
     if None not in (keypoints, declared) and keypoints != declared:
         raise DataError(
@@ -76,6 +73,33 @@ def check_dataset(dataset: BaseDataset, keypoints: int | None = None) -> None:
                 folder, file = os.path.split(path)
                 names_by_folder[folder].add(file)
     _check_files(name, source, names_by_folder)
+
+
+def explain_empty(error: ValueError) -> DataError | None:
+    """What to tell a user instead of `error`, if mmengine raised it over a data set without data.
+
+    mmengine builds its data sets late, and fails in numpy where it packs an empty list.
+    """
+    cause: BaseException | None = error
+    while cause is not None:  # mmengine wraps errors of what it builds
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            dataset = frame.f_locals.get("self")
+            packs = frame.f_code.co_name == "_serialize_data"
+            if packs and isinstance(dataset, BaseDataset) and not dataset.data_list:
+                return _nothing_in(dataset)
+        cause = cause.__context__
+    return None
+
+
+def _nothing_in(dataset: BaseDataset) -> DataError:
+    pose = "num_keypoints" in dataset.metainfo
+    needs = " that has a box inside the image and a labelled keypoint, and is no crowd"
+    what = f"no person{needs}" if pose else "no image"
+    return DataError(f"{type(dataset).__name__}: nothing to use in {_source(dataset)}: {what}")
+
+
+def _source(dataset: BaseDataset) -> str:
+    return dataset.ann_file or dataset.data_root or str(dataset.data_prefix)
 
 
 def _check_files(name: str, source: str, names_by_folder: dict[str, set[str]]) -> None:

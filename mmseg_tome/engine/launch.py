@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` share: from a command line to a runner.
+"""What `tools/train.py`, `tools/test.py` and `tools/infer.py` share: reading configs, running them.
 
 The command lines are those of the mm tools, for segmentation and for pose in one: an option that
 only one of them has works where its config can take it, and is refused where it cannot.
@@ -18,6 +18,7 @@ from mmengine.config import Config, DictAction
 
 from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.engine.cpu import adapt_to_cpu
+from mmseg_tome.engine.dataset_guard import explain_empty
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models.errors import ModelInputError
@@ -28,14 +29,8 @@ EXIT_USER_ERROR = 2
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that training and testing have in common."""
+    add_config_arguments(parser)
     parser.add_argument("--work-dir", help="folder of logs, checkpoints and metrics")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="settings to override in the config, as key=value pairs; a list is written "
-        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
-    )
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="folder to save painted predictions to")
     parser.add_argument("--interval", type=int, help="paint every n-th sample (default: all)")
@@ -46,13 +41,43 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="how the processes of a distributed job are started",
     )
+    # torch's launcher passes this.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every tool that reads a config and a checkpoint."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="settings to override in the config, as key=value pairs; a list is written "
+        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
+    )
     parser.add_argument(
         TRUST_FLAG,
         action="store_true",
         help="let checkpoints run the code they contain: only for files whose author you trust",
     )
-    # torch's launcher passes this.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config that `args` name and apply the options of `add_config_arguments` to it.
+
+    Raises:
+        UserError: The file is missing or has no model.
+    """
+    if args.trust_checkpoint:
+        os.environ[TRUST_VARIABLE] = "1"
+    if not Path(args.config).is_file():
+        raise UserError(f"config {args.config} does not exist")
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if "model" not in cfg:
+        raise UserError(f"config {args.config} has no model: it is a part of other configs")
+    _adopt_the_authors_models(cfg)
+    return cfg
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -62,22 +87,13 @@ def load_config(args: argparse.Namespace) -> Config:
         UserError: The file is missing or cannot be read, or an option does not fit it.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    if args.trust_checkpoint:
-        os.environ[TRUST_VARIABLE] = "1"
-    if not Path(args.config).is_file():
-        raise UserError(f"config {args.config} does not exist")
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if "model" not in cfg:
-        raise UserError(f"config {args.config} has no model: it is a part of other configs")
     # The command line goes before the config, the config before the file's name.
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
-    _adopt_the_authors_models(cfg)
     _add_guards(cfg)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
@@ -141,7 +157,12 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
     try:
         main()
-    except (UserError, TomeConfigError, ModelInputError) as error:
+    except (UserError, ValueError) as error:
+        if not isinstance(error, (UserError, TomeConfigError, ModelInputError)):
+            explained = explain_empty(error)
+            if explained is None:
+                raise
+            error = explained
         # mmengine prefixes the class that it was building, once per level.
         message = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
         print(f"error: {message}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmcv.cnn import ConvModule
 from mmpose.models.heads import HeatmapHead
 from torch import Tensor, nn
@@ -76,11 +77,15 @@ class SegformerHeatmapHead(HeatmapHead):
         return dict(type="Normal", std=0.001, override=dict(name="final_layer"))
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Feature maps `[B, C_i, H_i, W_i]` of all levels -> heatmaps `[B, K, H_0, W_0]`."""
+        """Feature maps `[B, C_i, H_i, W_i]` of all levels -> heatmaps `[B, K, H_0, W_0]`.
+
+        Heatmaps are float32 at least: numpy, which decodes them, has no bfloat16.
+        """
         fused = fuse_levels(
             feats, self.convs, self.fusion_conv, self.interpolate_mode, self.align_corners
         )
-        return pointwise(fused, self.final_layer.weight, self.final_layer.bias)
+        heatmaps = pointwise(fused, self.final_layer.weight, self.final_layer.bias)
+        return heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
 
     def loss(self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg=None) -> dict:
         """MMPose's `loss_kpt` and `acc_pose`.

@@ -1,6 +1,7 @@
 """Running the tools as a user does, on a few real images."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -92,3 +93,27 @@ def untrained_weights():
         return MODELS.build(cfg.model).state_dict()
 
     return build
+
+
+@pytest.fixture
+def mistake(repo, monkeypatch, capsys, tmp_path):
+    """Run a tool in this process and return the one line with which it refuses."""
+    monkeypatch.chdir(repo)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+    def run(tool: str, *args) -> str:
+        work_dir = tmp_path / "work"
+        argv = [tool, *map(str, args[:1]), "--work-dir", str(work_dir), *map(str, args[1:])]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(repo / "tools" / tool), run_name="__main__")
+        assert stop.value.code == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert lines[-1] == errors[0]
+        assert not list(tmp_path.rglob("*.pth.tmp"))
+        assert not list(work_dir.rglob("*.pth"))
+        return errors[0]
+
+    return run

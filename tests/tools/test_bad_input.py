@@ -1,8 +1,6 @@
 """What a user reads after a mistake: one line that names it, and a non-zero exit code."""
 
 import os
-import runpy
-import sys
 
 import pytest
 import torch
@@ -10,30 +8,6 @@ import torch
 from mmseg_tome import compat
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
-
-
-@pytest.fixture
-def mistake(repo, monkeypatch, capsys, tmp_path):
-    """Run a tool in this process and return the one line with which it refuses."""
-    monkeypatch.chdir(repo)
-    monkeypatch.setenv("LOCAL_RANK", "0")
-
-    def run(tool: str, *args) -> str:
-        work_dir = tmp_path / "work"
-        argv = [tool, *map(str, args[:1]), "--work-dir", str(work_dir), *map(str, args[1:])]
-        monkeypatch.setattr(sys, "argv", argv)
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(repo / "tools" / tool), run_name="__main__")
-        assert stop.value.code == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        assert len(errors) == 1
-        assert lines[-1] == errors[0]
-        assert not list(tmp_path.rglob("*.pth.tmp"))
-        assert not list(work_dir.rglob("*.pth"))
-        return errors[0]
-
-    return run
 
 
 @pytest.fixture

@@ -61,7 +61,9 @@ def environment(devices: list[torch.device]) -> dict:
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "system": platform.system(),
-        "versions": {name: v for name in PACKAGES if (v := _version(name))},
+        # torch's own word names the build, such as 2.13.0+cu130.
+        "versions": {name: v for name in PACKAGES if (v := _version(name))}
+        | {"torch": torch.__version__},
     }
 
 
