@@ -210,6 +210,25 @@ def test_configs_that_differ_in_merging_share_a_model(tiny_config):
     assert "init_cfg" not in model.backbone
 
 
+def test_pose_configs_run_beside_a_plain_head(repo):
+    """At the size of the config's codec; the peer's head concatenates, ours does not."""
+    pytest.importorskip("mmpose")
+    files = [repo / f"configs/b0/segformerpp_b0_{preset}_coco.py" for preset in ("none", "hq")]
+    (model,) = cases.config_models(list(map(str, files)))
+    assert list(model.variants) == [file.stem for file in files]
+    assert model.size == (384, 288)
+    found = outputs(model, model.variants, size=(96, 72))
+    for variant in model.variants:
+        ours, stock = found[variant, "ours"], found[variant, "peer"]
+        assert ours.shape == (1, 17, 24, 18)
+        assert measure.relative_difference(ours, stock) < 1e-4
+    concatenated = []
+    net = cases.build(model, {}, of_peer=True)
+    net.head.fusion_conv.register_forward_pre_hook(lambda _, x: concatenated.append(x[0].shape[1]))
+    net(torch.randn(1, 3, 96, 72))
+    assert concatenated == [4 * 256]
+
+
 def test_presets_are_built_as_the_repository_configs_have_them():
     model = cases.preset_model("b5", ["none"])
     assert model.backbone["num_layers"] == [3, 6, 40, 3]

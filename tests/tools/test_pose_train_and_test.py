@@ -131,9 +131,16 @@ def test_two_processes_train_with_amp_and_udp(run_tool, config, options, tmp_pat
 
 
 def test_detected_boxes(run_tool, repo, config, options, data, trained, tmp_path):
-    """A B0 with what the `_coco_detections` configs say, on the detections of COCO's sample."""
+    """A B0 with what the `_coco_detections` configs say, on the detections of COCO's sample.
+
+    Detectors also give boxes that reach out of the image, that lie outside, and empty ones.
+    """
+    found = json.loads((data / "test_coco_det_AP_H_56.json").read_text())[:20]
+    odd = ([-50, -20, 90, 70], [5000, 5000, 40, 80], [30, 40, 0, 0], [600, 400, 900, 900])
+    found += [found[0] | dict(bbox=box, score=0.1) for box in odd]
+    bbox_file = tmp_path / "detections.json"
+    bbox_file.write_text(json.dumps(found))
     written = tmp_path / "b0_detections.py"
-    bbox_file = (data / "test_coco_det_AP_H_56.json").as_posix()
     written.write_text(
         f'_base_ = "{config.as_posix()}"\n'
         f'test_dataloader = dict(dataset=dict(bbox_file="{bbox_file}"))\n'

@@ -30,6 +30,7 @@ PRESETS: dict[str, dict] = {
 """The backbone's merging options of each preset; `downsample` is the paper's baseline."""
 
 _MERGING = ("tome_cfg", "down_sample")
+_HEATMAP_HEAD = "mmseg_tome.SegformerHeatmapHead"
 _STOCK_HEADS = {"mmseg_tome.SegformerHead": "mmseg.SegformerHead"}
 
 
@@ -151,8 +152,8 @@ def _for_one_process(cfg):
 def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pipeline:
     """Build one variant in eval mode on the CPU, with torch's random initial weights.
 
-    The peer is the stock backbone and head of the mm packages; a head that they do not have is
-    the same module on both sides.
+    The peer is the stock backbone and head of the mm packages; our heatmap head, which they do not
+    have, fuses there as SegFormer defines it.
 
     Raises:
         UsageError: the config's model cannot be built, or the peer lacks its merging.
@@ -171,6 +172,8 @@ def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pi
         resize = nn.Identity()
         if of_peer:
             peer.add_merging(body, options.get("tome_cfg"))
+            if head["type"] == _HEATMAP_HEAD and part == "model":
+                peer.use_plain_fusion(top)
             if options.get("down_sample"):
                 resize = nn.Upsample(scale_factor=0.5)
     except Exception as error:

@@ -8,13 +8,14 @@ difference between the two pipelines instead of being copied into both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixVisionTransformer
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmseg_tome.merging import STRATEGIES, MergingStrategy, parse_tome_cfg
 
@@ -152,3 +153,21 @@ def add_merging(
                 block.attn.__class__ = MergedAttention
                 block.attn.stage = stage
     return backbone
+
+
+def use_plain_fusion(head: nn.Module) -> nn.Module:
+    """Let our heatmap head, which MMPose has no stock of, fuse as SegFormer defines it.
+
+    The authors' head does so too: all levels are resized and concatenated, then convolved.
+    """
+
+    def forward(feats: Sequence[Tensor]) -> Tensor:
+        """Feature maps of all levels -> heatmaps ``[B, K, H_0, W_0]``."""
+        levels = [
+            F.interpolate(conv(x), feats[0].shape[2:], mode="bilinear", align_corners=False)
+            for conv, x in zip(head.convs, feats, strict=True)
+        ]
+        return head.final_layer(head.fusion_conv(torch.cat(levels, dim=1)))
+
+    head.forward = forward
+    return head

@@ -1,0 +1,238 @@
+"""Run a segmentation or pose model on images, folders of images and videos.
+
+    python tools/infer.py photos/ street.mp4 --config config.py --checkpoint my.pth --out DIR
+
+Without --checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
+config's matter, too. Folders are searched with all their subfolders. DIR gets
+
+    overlays/    each image with its prediction painted over it; of a video, a video
+    labels/      segmentation: class index of each pixel, a grey PNG an image or frame
+    results.json for each image or frame its path, size, milliseconds (without reading, painting
+                 and saving) and files; for segmentation the share of each class; for pose boxes
+                 [x, y, w, h], keypoints [x, y] in pixels of the image, and scores
+
+Names keep the path from a given folder's own name on. results.json is written last, in one piece.
+
+Exit codes: 0; 1 if inputs could not be read or run, each of which is named, while the others were;
+2 if a mistake, which is named, kept the tool from running or from saving.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmseg_tome import compat  # isort: skip  before anything of the mm packages
+import cv2
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress  # no new requirement: mmengine has it
+
+from mmseg_tome.engine import launch
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.inference.boxes import Boxes
+from mmseg_tome.inference.inputs import (
+    Item,
+    Reader,
+    Source,
+    UnreadableError,
+    batches,
+    count,
+    find_sources,
+)
+from mmseg_tome.inference.results import LABELS, OVERLAYS, ResultsWriter
+from mmseg_tome.models.errors import ModelInputError
+
+EXIT_SOME_FAILED = 1
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="IMAGE", help="image, folder or video; any number, mixed")
+    add("--config", required=True, help="config file")
+    add("--checkpoint", help="checkpoint; the config's load_from if none")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    add("--device", help="cpu, cuda or cuda:N (default: cuda if there)")
+    add(
+        "--batch-size",
+        type=_at_least_1,
+        help="images of one size, or boxes of one image, that run together (default: as the "
+        "config tests)",
+    )
+    add(
+        "--opacity",
+        type=_fraction,
+        help="of what is painted, 0 to 1 (default: segmentation 0.5, pose 1)",
+    )
+    add(
+        "--with-labels",
+        action="store_true",
+        help="segmentation: write class names into the overlays (seconds for a large image)",
+    )
+    add(
+        "--boxes",
+        metavar="FILE",
+        help="pose: JSON with the boxes [x, y, w, h] of the persons in the images, as COCO's "
+        'detections, [{"file_name" or "image_id", "bbox", "score"}], or annotations, {"images", '
+        '"annotations"}; without it, each image is taken for the box of one person',
+    )
+    add(
+        "--box-threshold",
+        type=_fraction,
+        default=0.3,
+        help="pose: leave out boxes with a lower score (default 0.3)",
+    )
+    add(
+        "--keypoint-threshold",
+        type=_fraction,
+        default=0.3,
+        help="pose: do not draw keypoints with a lower score (default 0.3); all are in "
+        "results.json",
+    )
+    launch.add_config_arguments(parser)
+    return parser.parse_intermixed_args(argv)  # options may stand between inputs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    # What the mm packages tell developers of losses and data sets whenever a model is built.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, not a folder")
+    sources = find_sources(args.inputs, [args.out / OVERLAYS, args.out / LABELS])
+    cfg = launch.read_config(args)
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    launch.check_checkpoint(checkpoint)
+    device = choose_device(args.device)
+    boxes = read_boxes(args, cfg, sources)
+    reader = Reader(cfg)
+    predictor = build_predictor(args, cfg, checkpoint, device, boxes)
+    header = dict(
+        task=predictor.task,
+        config=args.config,
+        checkpoint=checkpoint,
+        device=device,
+        **predictor.meta,
+    )
+    with ResultsWriter(args.out) as writer:
+        failed = predict_all(sources, reader, predictor, writer)
+        if writer.entries:
+            path = writer.write(header, failed)
+            print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def choose_device(name: str | None) -> str:
+    """The device to run on.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} is unknown: use cpu, cuda or cuda:N") from None
+    present = torch.cuda.device_count()
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported: use cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= present:
+        raise UserError(f"--device {name}: torch sees {present} CUDA devices here")
+    return name
+
+
+def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> Boxes | None:
+    """The boxes of --boxes, if any.
+
+    Raises:
+        UserError: They cannot be used with this config, or fit none of the images.
+    """
+    if args.boxes is None:
+        return None
+    if not launch.is_pose(cfg):
+        raise UserError("--boxes is for pose, the config is one of segmentation")
+    videos = [source.path for source in sources if source.is_video]
+    if videos:
+        raise UserError(f"--boxes is for images: run {videos[0]} without it")
+    boxes = Boxes(args.boxes, args.box_threshold)
+    if all(boxes.of(source.path) is None for source in sources):
+        raise UserError(f"--boxes {args.boxes} lists none of the images, such as {sources[0].path}")
+    return boxes
+
+
+def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxes | None):
+    """The predictor of the config's task."""
+    task = "pose" if launch.is_pose(cfg) else "segmentation"
+    package = "mmpose" if task == "pose" else "mmseg"
+    if not compat.has(package):
+        raise UserError(f"this config needs {package}, which is not installed here")
+    options = dict(batch_size=args.batch_size)
+    if args.opacity is not None:
+        options.update(opacity=args.opacity)
+    if task == "pose":
+        from mmseg_tome.inference.pose import PosePredictor
+
+        options.update(boxes=boxes, threshold=args.keypoint_threshold)
+        return PosePredictor(cfg, checkpoint, device, **options)
+    from mmseg_tome.inference.segmentation import SegmentationPredictor
+
+    return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
+
+
+def predict_all(sources: list[Source], reader: Reader, predictor, writer: ResultsWriter) -> dict:
+    """Predict and save everything; returns what failed, why by path."""
+    failed: dict[Path, str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(predictor.task, total=sum(map(count, sources)))
+
+        def fail(path: Path, reason: str) -> None:
+            if path not in failed:  # frames of a video fail alike
+                failed[path] = reason
+                progress.console.out(f"error: {path}: {reason}", highlight=False)
+
+        def read() -> Iterator[Item]:
+            for source in sources:
+                try:
+                    yield from reader.read(source)
+                except UnreadableError as error:
+                    fail(source.path, str(error))
+                    progress.advance(task)
+
+        for batch in batches(read(), predictor.batch_size):
+            try:
+                predictions = predictor.predict(batch)
+            except (ModelInputError, cv2.error) as error:  # OpenCV's where a side shrinks to 0
+                for item in batch:
+                    fail(item.source.path, str(error).strip().splitlines()[0])
+            else:
+                for item, prediction in zip(batch, predictions, strict=True):
+                    writer.add(item, prediction)
+            progress.advance(task, len(batch))
+    return failed
+
+
+def _at_least_1(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return float(text)
+
+
+if __name__ == "__main__":
+    launch.run(main)
