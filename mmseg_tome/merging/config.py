@@ -4,6 +4,9 @@ A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict
 
     dict(q=dict(mode="bsm", ratio=0.8, stride=(4, 4)), kv=None)          # ours
     dict(q_mode="bsm", q_r=0.8, q_sx=4, q_sy=4, kv_mode=None)            # the authors'
+
+Either form may add `reuse=k`: only every k-th block of the stage matches, the k - 1 after it merge
+by the same slot maps. The paper matches in every block, which is `reuse=1`, the default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +26,17 @@ class TomeConfigError(ValueError):
 
 
 class StageMerging(NamedTuple):
-    """The strategies of one stage: for the queries, and for the keys and values."""
+    """How one stage merges.
+
+    Attributes:
+        q: Strategy of the queries.
+        kv: Strategy of the keys and values.
+        reuse: How many blocks in a row share their slot maps, at least 1.
+    """
 
     q: MergingStrategy
     kv: MergingStrategy
+    reuse: int = 1
 
 
 def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list[StageMerging]:
@@ -64,10 +74,15 @@ def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
         cfg = {}
     if not isinstance(cfg, Mapping):
         raise TomeConfigError(f"{where}: expected a dict, got {cfg!r}")
+    cfg = dict(cfg)
+    reuse = cfg.pop("reuse", 1)
+    if type(reuse) is not int or reuse < 1:
+        raise TomeConfigError(f"{where}: reuse must be an integer from 1 on, got {reuse!r}")
     if any(str(key).startswith(tuple(f"{s}_" for s in SEQUENCES)) for key in cfg):
         cfg = _from_flat_keys(cfg, where)
-    _check_keys(cfg, SEQUENCES, where)
-    return StageMerging(*(_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES))
+    _check_keys(cfg, SEQUENCES, where, also=["reuse"])
+    strategies = [_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES]
+    return StageMerging(*strategies, reuse)
 
 
 def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
@@ -96,7 +111,7 @@ _FLAT_KEYS = {
 def _from_flat_keys(cfg: Mapping, where: str) -> dict:
     """Translate the authors' `q_mode`, `q_r`, `q_sx`, `q_sy`, `q_s` and the same of `kv`."""
     known = [f"{s}_{key}" for s in SEQUENCES for key in ("mode", "r", "sx", "sy", "s")]
-    _check_keys(cfg, known, where)
+    _check_keys(cfg, known, where, also=["reuse"])
     nested = {}
     for s in SEQUENCES:
         mode = cfg.get(f"{s}_mode")
@@ -124,10 +139,13 @@ def _lookup_mode(mode: str, where: str) -> type[MergingStrategy]:
     return STRATEGIES[mode]
 
 
-def _check_keys(cfg: Mapping, allowed: Sequence[str], where: str) -> None:
+def _check_keys(cfg: Mapping, allowed: Sequence[str], where: str, also: Sequence[str] = ()) -> None:
+    """Raise TomeConfigError for keys that are not `allowed`; `also` are those read before."""
     unknown = [repr(key) for key in cfg if key not in allowed]
     if unknown:
-        raise TomeConfigError(f"{where}: unknown key {', '.join(unknown)}; {_allowed(allowed)}")
+        raise TomeConfigError(
+            f"{where}: unknown key {', '.join(unknown)}; {_allowed([*allowed, *also])}"
+        )
 
 
 def _allowed(names) -> str:

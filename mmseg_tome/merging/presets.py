@@ -1,13 +1,22 @@
-"""The published settings (SegFormer++, table 1; from the authors' own config files)."""
+"""Named settings: the published ones, and faster ones of ours that match less often."""
 
 _HQ_KV = {"mode": "bsm", "ratio": 0.6, "stride": (2, 2)}
 _HQ_Q = {"mode": "bsm", "ratio": 0.8, "stride": (4, 4)}
 _FAST = {"mode": "bsm", "ratio": 0.9, "stride": (4, 4)}
 _N2D = {"mode": "n2d", "stride": (2, 2)}
 
-PRESETS: dict[str, list[dict]] = {
+# SegFormer++, table 1; from the authors' own config files.
+PUBLISHED: dict[str, list[dict]] = {
     "hq": [{"kv": _HQ_KV}, {"kv": _HQ_KV}, {"q": _HQ_Q}, {"q": _HQ_Q}],
     "fast": [{"kv": _FAST}, {"kv": _FAST}, {"q": _FAST}, {"q": _FAST}],
     "n2d": [{"q": _N2D}] * 4,
+}
+
+TURBO_REUSE = 4
+"""Blocks in a row that share slot maps in the turbo presets; see docs/performance.md."""
+
+PRESETS: dict[str, list[dict]] = PUBLISHED | {
+    f"{name}-turbo": [stage | {"reuse": TURBO_REUSE} for stage in PUBLISHED[name]]
+    for name in ("hq", "fast")
 }
 """`tome_cfg` of each preset: one dict per stage of a four-stage backbone."""

@@ -1,12 +1,20 @@
 """Efficient self-attention with token merging (SegFormer++, arXiv 2405.14467, section 3)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
 from mmseg_tome.models.layers import Grid, map_to_tokens, tokens_to_map
+
+
+class Slots(NamedTuple):
+    """The slot maps of one block: of its queries, and of its keys and values."""
+
+    q: SlotMap
+    kv: SlotMap
 
 
 class TokenMerger(nn.Module):
@@ -68,13 +76,22 @@ class MergedAttention(nn.Module):
         self.q_merger = TokenMerger(q_strategy or Identity())
         self.kv_merger = TokenMerger(kv_strategy or Identity())
 
-    def forward(self, x: Tensor, hw: Grid) -> Tensor:
-        """`[B, H * W, embed_dims]` in and out."""
+    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
+        """Attend within each sample.
+
+        Args:
+            x: Tokens, `[B, H * W, embed_dims]`.
+            hw: Their grid.
+            slots: The slot maps to merge by; None lets the strategies find them.
+
+        Returns:
+            The tokens' update, `[B, H * W, embed_dims]`, and the slot maps that were used.
+        """
         kv, kv_hw = self.reduce(x, hw)
-        kv = self.kv_merger(kv, kv_hw).merge(kv)  # [B, L, C]
-        slots = self.q_merger(x, hw)
-        out = self.attend(slots.merge(x), kv)  # [B, M, C]
-        return self.proj_drop(slots.unmerge(out))
+        if slots is None:
+            slots = Slots(self.q_merger(x, hw), self.kv_merger(kv, kv_hw))
+        out = self.attend(slots.q.merge(x), slots.kv.merge(kv))  # [B, M, C]
+        return self.proj_drop(slots.q.unmerge(out)), slots
 
     def reduce(self, x: Tensor, hw: Grid) -> tuple[Tensor, Grid]:
         """Spatially reduce the tokens that keys and values are made from, with their new grid."""

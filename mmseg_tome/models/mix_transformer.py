@@ -14,7 +14,7 @@ from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_
 from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_tome_cfg
-from mmseg_tome.models.attention import MergedAttention
+from mmseg_tome.models.attention import MergedAttention, Slots
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.models.layers import Grid, MixFFN, PatchEmbed, tokens_to_map
 from mmseg_tome.registry import MODELS
@@ -24,7 +24,7 @@ class TransformerEncoderLayer(nn.Module):
     """One block: merged attention and MixFFN, each normalised before and with a residual.
 
     Args:
-        attn: Attention over `[B, N, C]`, given the grid.
+        attn: Attention over `[B, N, C]`, given the grid, and slot maps to reuse.
         ffn: Feed-forward network over `[B, N, C]`, given the grid.
         norm1: Norm before the attention.
         norm2: Norm before the feed-forward network.
@@ -49,15 +49,22 @@ class TransformerEncoderLayer(nn.Module):
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor, hw: Grid) -> Tensor:
-        """`[B, H * W, C]` in and out."""
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, hw, use_reentrant=False)
-        return self._forward(x, hw)
+    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
+        """Tokens `[B, H * W, C]` in and out, with the slot maps that merged them.
 
-    def _forward(self, x: Tensor, hw: Grid) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), hw))
-        return x + self.drop_path(self.ffn(self.norm2(x), hw))
+        Args:
+            x: Tokens.
+            hw: Their grid.
+            slots: Slot maps of an earlier block to merge by; None lets this block find its own.
+        """
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._forward, x, hw, slots, use_reentrant=False)
+        return self._forward(x, hw, slots)
+
+    def _forward(self, x: Tensor, hw: Grid, slots: Slots | None) -> tuple[Tensor, Slots]:
+        update, slots = self.attn(self.norm1(x), hw, slots)
+        x = x + self.drop_path(update)
+        return x + self.drop_path(self.ffn(self.norm2(x), hw)), slots
 
 
 @MODELS.register_module()
@@ -146,6 +153,7 @@ class MixVisionTransformer(BaseModule):
         self.out_indices = out_indices
         self.with_cp = with_cp
         self.down_sample = down_sample
+        self.reuse = [stage.reuse for stage in merging]
 
         def norm(channels: int) -> nn.Module:
             return build_norm_layer(norm_cfg, channels)[1]
@@ -222,8 +230,9 @@ class MixVisionTransformer(BaseModule):
         outs = []
         for i, (embed, blocks, norm) in enumerate(self.layers):
             x, hw = embed(x)
-            for block in blocks:
-                x = block(x, hw)
+            slots = None
+            for j, block in enumerate(blocks):
+                x, slots = block(x, hw, slots if j % self.reuse[i] else None)
             x = tokens_to_map(norm(x), hw)
             if i in self.out_indices:
                 outs.append(x)

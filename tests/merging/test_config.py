@@ -18,15 +18,23 @@ NONE = Identity()
 
 def test_presets_are_the_published_settings():
     kv, q = BipartiteMatching(0.6, (2, 2)), BipartiteMatching(0.8, (4, 4))
-    assert parse_tome_cfg("hq") == [(NONE, kv), (NONE, kv), (q, NONE), (q, NONE)]
+    assert parse_tome_cfg("hq") == [(NONE, kv, 1), (NONE, kv, 1), (q, NONE, 1), (q, NONE, 1)]
     both = BipartiteMatching(0.9, (4, 4))
-    assert parse_tome_cfg("fast") == [(NONE, both), (NONE, both), (both, NONE), (both, NONE)]
-    assert parse_tome_cfg("n2d") == [(NeighbourMerging2D((2, 2)), NONE)] * 4
+    kv, q = (NONE, both, 1), (both, NONE, 1)
+    assert parse_tome_cfg("fast") == [kv, kv, q, q]
+    assert parse_tome_cfg("n2d") == [(NeighbourMerging2D((2, 2)), NONE, 1)] * 4
+
+
+@pytest.mark.parametrize("name", ["hq", "fast"])
+def test_turbo_presets_differ_from_the_published_in_reuse_alone(name):
+    published, turbo = parse_tome_cfg(name), parse_tome_cfg(f"{name}-turbo")
+    assert [stage[:2] for stage in turbo] == [stage[:2] for stage in published]
+    assert {stage.reuse for stage in turbo} == {4}
 
 
 @pytest.mark.parametrize("tome_cfg", [None, [{}, {}, {}, {}], [None, {}, {"q": None}, {}]])
 def test_no_merging(tome_cfg):
-    assert parse_tome_cfg(tome_cfg) == [(NONE, NONE)] * 4
+    assert parse_tome_cfg(tome_cfg) == [(NONE, NONE, 1)] * 4
 
 
 def test_nested_form():
@@ -34,7 +42,7 @@ def test_nested_form():
         "q": {"mode": "tome", "ratio": 0.25},
         "kv": {"mode": "bsm", "ratio": 0.5, "stride": [2, 3]},
     }
-    expected = (AlternatingMatching(0.25), BipartiteMatching(0.5, (2, 3)))
+    expected = (AlternatingMatching(0.25), BipartiteMatching(0.5, (2, 3)), 1)
     assert parse_tome_cfg([stage], num_stages=1) == [expected]
 
 
@@ -49,17 +57,19 @@ def test_nested_form():
     ],
 )
 def test_flat_keys_of_the_authors_configs(flat, q, kv):
-    assert parse_tome_cfg([flat], num_stages=1) == [(q, kv)]
+    assert parse_tome_cfg([flat], num_stages=1) == [(q, kv, 1)]
+    assert parse_tome_cfg([flat | dict(reuse=3)], num_stages=1) == [(q, kv, 3)]
 
 
 @pytest.mark.parametrize(
     ("tome_cfg", "message"),
     [
-        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, hq, n2d"),
+        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, fast-turbo, hq, hq-turbo, n2d"),
         (7, "must be None, a preset's name or a list"),
         ([{}, {}], "has 2 entries, the backbone has 4 stages"),
         ([{}, "hq", {}, {}], "stage 2: expected a dict, got 'hq'"),
-        ([{}, {"k": {}}, {}, {}], "stage 2: unknown key 'k'; allowed: kv, q"),
+        ([{}, {"k": {}}, {}, {}], "stage 2: unknown key 'k'; allowed: kv, q, reuse"),
+        ([{"reuse": 0}, {}, {}, {}], "stage 1: reuse must be an integer from 1 on, got 0"),
         ([{"q": {"mode": "bms"}}, {}, {}, {}], "stage 1, q: unknown mode 'bms'; allowed: bsm,"),
         ([{"q": {"ratio": 0.5}}, {}, {}, {}], "stage 1, q: expected None or a dict with a 'mode'"),
         (

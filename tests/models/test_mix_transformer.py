@@ -9,7 +9,7 @@ from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.registry import MODELS
 
-PRESETS = [None, "hq", "fast", "n2d"]
+PRESETS = [None, "hq", "fast", "n2d", "hq-turbo"]
 ALL = [dict(q=dict(mode="tome", ratio=0.4), kv=dict(mode="bsm", ratio=0.5, stride=(2, 2)))] * 4
 
 
@@ -41,6 +41,25 @@ def test_samples_of_a_batch_are_independent(tiny, tome_cfg):
     for b in range(3):
         for batched, alone in zip(together, run(model, images[b : b + 1]), strict=True):
             torch.testing.assert_close(batched[b], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reuse", [1, 2, 3])
+def test_every_kth_block_matches_and_the_others_merge_alike(tiny, reuse):
+    q = dict(mode="bsm", ratio=0.5, stride=(2, 2))
+    model = tiny(tome_cfg=[dict(q=q, kv=q, reuse=reuse)] * 4)
+    image, used, matched = torch.randn(2, 3, 96, 128), {}, []
+    for i, (_, blocks, _) in enumerate(model.layers):
+        for j, block in enumerate(blocks):
+            block.attn.register_forward_hook(
+                lambda _module, _args, out, key=(i, j): used.update({key: out[1]})
+            )
+            block.attn.q_merger.register_forward_hook(lambda *_, key=(i, j): matched.append(key))
+    run(model, image)
+    assert matched == [(i, j) for i, n in enumerate((2, 2, 3, 2)) for j in range(0, n, reuse)]
+    for (i, j), slots in used.items():
+        source = used[i, j - j % reuse]
+        assert torch.equal(slots.q.slot, source.q.slot)
+        assert torch.equal(slots.kv.slot, source.kv.slot)
 
 
 @pytest.mark.parametrize("tome_cfg", PRESETS)
@@ -193,5 +212,7 @@ def test_configs_of_both_packages_build_it_by_name(scope):
     registry = import_module(f"{scope}.registry").MODELS
     cfg = dict(type="mmseg_tome.MixVisionTransformer", num_layers=[1] * 4, tome_cfg="hq")
     assert isinstance(registry.build(cfg), MixVisionTransformer)
-    with pytest.raises(TomeConfigError, match=r"unknown preset 'hd'.*allowed: fast, hq, n2d"):
+    with pytest.raises(
+        TomeConfigError, match=r"unknown preset 'hd'.*allowed: fast, fast-turbo, hq, hq-turbo, n2d"
+    ):
         MODELS.build(dict(cfg, tome_cfg="hd"))

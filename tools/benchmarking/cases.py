@@ -25,6 +25,8 @@ PRESETS: dict[str, dict] = {
     "hq": {"tome_cfg": "hq"},
     "fast": {"tome_cfg": "fast"},
     "n2d": {"tome_cfg": "n2d"},
+    "hq-turbo": {"tome_cfg": "hq-turbo"},
+    "fast-turbo": {"tome_cfg": "fast-turbo"},
     "downsample": {"down_sample": True},
 }
 """The backbone's merging options of each preset; `downsample` is the paper's baseline."""

@@ -56,7 +56,10 @@ def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]
     """
     if isinstance(tome_cfg, str) and tome_cfg in PRESETS:
         return PRESETS[tome_cfg]
-    return tuple(Stage(*map(_merge_of, stage)) for stage in parse_tome_cfg(tome_cfg, num_stages))
+    stages = parse_tome_cfg(tome_cfg, num_stages)
+    if any(stage.reuse > 1 for stage in stages):
+        raise ValueError("the peer pipeline matches in every block, it has no reuse")
+    return tuple(Stage(_merge_of(stage.q), _merge_of(stage.kv)) for stage in stages)
 
 
 def _merge_of(strategy: MergingStrategy) -> Merge | None:
