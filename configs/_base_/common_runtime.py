@@ -13,6 +13,8 @@ custom_imports = dict(
 custom_hooks = [
     dict(type="mmseg_tome.CheckpointGuardHook"),
     dict(type="mmseg_tome.DatasetGuardHook"),
+    # CUDA graphs when testing, and half precision with dtype="bfloat16".
+    dict(type="mmseg_tome.FastInferenceHook", enabled=False),
 ]
 vis_backends = [dict(type="LocalVisBackend")]
 log_level = "INFO"

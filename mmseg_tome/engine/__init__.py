@@ -4,8 +4,15 @@ from mmseg_tome.engine import checkpoint
 from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
 from mmseg_tome.engine.cpu import CPUAmpOptimWrapper
 from mmseg_tome.engine.dataset_guard import DatasetGuardHook
+from mmseg_tome.engine.fast_inference import FastInferenceHook
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
 
-__all__ = ["CPUAmpOptimWrapper", "CheckpointGuardHook", "DatasetGuardHook", "SaveMetricsHook"]
+__all__ = [
+    "CPUAmpOptimWrapper",
+    "CheckpointGuardHook",
+    "DatasetGuardHook",
+    "FastInferenceHook",
+    "SaveMetricsHook",
+]
 
 checkpoint.install()

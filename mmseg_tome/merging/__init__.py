@@ -5,7 +5,7 @@ y = attention(slots.merge(x))       # [B, 4096, C] -> [B, 820, C]
 x = x + slots.unmerge(y)            # and back
 """
 
-from mmseg_tome.merging.config import StageMerging, TomeConfigError, parse_tome_cfg
+from mmseg_tome.merging.config import StageMerging, TomeConfigError, parse_tome_cfg, split_auto
 from mmseg_tome.merging.presets import PRESETS
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy, register_strategy
@@ -27,4 +27,5 @@ __all__ = [
     "TomeConfigError",
     "parse_tome_cfg",
     "register_strategy",
+    "split_auto",
 ]

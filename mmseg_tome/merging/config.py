@@ -7,6 +7,8 @@ A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict
 
 Either form may add `reuse=k`: only every k-th block of the stage matches, the k - 1 after it merge
 by the same slot maps. The paper matches in every block, which is `reuse=1`, the default.
+
+`"<preset>-auto"`, or `dict(auto=<any of the above>)`, merges a stage only where that saves time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,9 @@ from typing import NamedTuple
 from mmseg_tome.merging.presets import PRESETS
 from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy
 from mmseg_tome.merging.strategies.identity import Identity
+
+AUTO = "-auto"
+"""Ending of a preset's name by which stages merge only where that saves time."""
 
 SEQUENCES = ("q", "kv")
 """What a stage can merge: the queries, the keys and values."""
@@ -39,22 +44,44 @@ class StageMerging(NamedTuple):
     reuse: int = 1
 
 
+def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequence | None, bool]:
+    """Take the wish for automatic choice off a `tome_cfg`: what is left, and whether it was there.
+
+    Raises:
+        TomeConfigError: A dict that is not `dict(auto=...)`.
+    """
+    if isinstance(tome_cfg, str) and tome_cfg.endswith(AUTO):
+        return tome_cfg.removesuffix(AUTO), True
+    if isinstance(tome_cfg, Mapping):
+        if list(tome_cfg) != ["auto"]:
+            raise TomeConfigError(
+                f"tome_cfg as a dict must be dict(auto=...), got {dict(tome_cfg)!r}"
+            )
+        return tome_cfg["auto"], True
+    return tome_cfg, False
+
+
 def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list[StageMerging]:
     """Turn a `tome_cfg` into the strategies of each stage.
 
     Args:
-        tome_cfg: None, a preset's name, or one dict per stage (see the module's docstring).
+        tome_cfg: None, a preset's name, or one dict per stage (see the module's docstring). The
+            wish for automatic choice changes nothing here, see `split_auto`.
         num_stages: Number of stages of the backbone.
 
     Raises:
         TomeConfigError: Unknown preset, mode or key, wrong number of stages, or a value that
             the strategy refuses.
     """
+    tome_cfg, _ = split_auto(tome_cfg)
     if tome_cfg is None:
         return [StageMerging(Identity(), Identity())] * num_stages
     if isinstance(tome_cfg, str):
         if tome_cfg not in PRESETS:
-            raise TomeConfigError(f"unknown preset {tome_cfg!r} in tome_cfg; {_allowed(PRESETS)}")
+            raise TomeConfigError(
+                f"unknown preset {tome_cfg!r} in tome_cfg; {_allowed(PRESETS)}, each with or "
+                f"without {AUTO!r}"
+            )
         tome_cfg = PRESETS[tome_cfg]
     if not isinstance(tome_cfg, Sequence):
         raise TomeConfigError(

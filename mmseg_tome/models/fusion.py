@@ -82,5 +82,7 @@ def fold_norm(module: ConvModule) -> tuple[Tensor, Tensor | None, nn.Module]:
         shift = shift + bias
     if norm.affine:
         scale = scale * norm.weight
-        return weight * scale[:, None, None, None], shift * scale + norm.bias, nn.Identity()
-    return weight * scale[:, None, None, None], shift * scale, nn.Identity()
+    shift = shift * scale + norm.bias if norm.affine else shift * scale
+    folded = weight * scale[:, None, None, None]
+    # In half precision statistics may be wider than weights.
+    return folded.to(weight.dtype), shift.to(weight.dtype), nn.Identity()

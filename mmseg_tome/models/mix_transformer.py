@@ -13,8 +13,10 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
 from torch import Tensor, nn
 
-from mmseg_tome.merging import StageMerging, parse_tome_cfg
+from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
+from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.models.attention import MergedAttention, Slots
+from mmseg_tome.models.auto_merging import AutoMerging
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.models.layers import Grid, MixFFN, PatchEmbed, tokens_to_map
 from mmseg_tome.registry import MODELS
@@ -95,8 +97,8 @@ class MixVisionTransformer(BaseModule):
         pretrained: Deprecated, use `init_cfg`.
         init_cfg: mmengine's initialisation config.
         with_cp: Recompute blocks in the backward pass to save memory.
-        tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`) or one dict per stage,
-            see `mmseg_tome.merging.config`.
+        tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
+            stage, see `mmseg_tome.merging.config`.
         down_sample: Halve the image first, the paper's baseline to merging.
 
     Raises:
@@ -125,7 +127,7 @@ class MixVisionTransformer(BaseModule):
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
         with_cp: bool = False,
-        tome_cfg: str | Sequence | None = None,
+        tome_cfg: str | Sequence | dict | None = None,
         down_sample: bool = False,
     ):
         super().__init__(init_cfg=_pretrained_to_init_cfg(pretrained, init_cfg))
@@ -154,6 +156,7 @@ class MixVisionTransformer(BaseModule):
         self.with_cp = with_cp
         self.down_sample = down_sample
         self.reuse = [stage.reuse for stage in merging]
+        self.auto = AutoMerging() if split_auto(tome_cfg)[1] else None
 
         def norm(channels: int) -> nn.Module:
             return build_norm_layer(norm_cfg, channels)[1]
@@ -230,13 +233,24 @@ class MixVisionTransformer(BaseModule):
         outs = []
         for i, (embed, blocks, norm) in enumerate(self.layers):
             x, hw = embed(x)
-            slots = None
-            for j, block in enumerate(blocks):
-                x, slots = block(x, hw, slots if j % self.reuse[i] else None)
+            x = self._run_blocks(i, blocks, x, hw)
             x = tokens_to_map(norm(x), hw)
             if i in self.out_indices:
                 outs.append(x)
         return outs
+
+    def _run_blocks(self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid) -> Tensor:
+        """The blocks of stage i, `[B, H * W, C]` in and out."""
+        slots, every = None, self.reuse[i]  # every so many blocks find slot maps of their own
+        if self.auto is not None:
+            sr = self.sr_ratios[i]
+            counts = (hw[0] * hw[1], (hw[0] // sr) * (hw[1] // sr))
+            plain = Slots(*(identity_map(count, x.device) for count in counts))
+            if not self.auto.merges(i, blocks, x, hw, plain, every):
+                slots, every = plain, 0
+        for j, block in enumerate(blocks):
+            x, slots = block(x, hw, None if every and j % every == 0 else slots)
+        return x
 
     def grids(self, hw: Grid) -> list[tuple[Grid, Grid]]:
         """Each stage's token grids, of the queries and of the keys and values, for images `hw`."""

@@ -10,6 +10,7 @@ from mmseg_tome.merging import (
     TomeConfigError,
     parse_tome_cfg,
     register_strategy,
+    split_auto,
 )
 from mmseg_tome.merging.strategies import STRATEGIES
 
@@ -65,6 +66,8 @@ def test_flat_keys_of_the_authors_configs(flat, q, kv):
     ("tome_cfg", "message"),
     [
         ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, fast-turbo, hq, hq-turbo, n2d"),
+        ("hd-auto", "unknown preset 'hd'"),
+        ({"q": {}}, r"must be dict\(auto=...\), got {'q': {}}"),
         (7, "must be None, a preset's name or a list"),
         ([{}, {}], "has 2 entries, the backbone has 4 stages"),
         ([{}, "hq", {}, {}], "stage 2: expected a dict, got 'hq'"),
@@ -90,6 +93,15 @@ def test_flat_keys_of_the_authors_configs(flat, q, kv):
 def test_errors_name_the_stage_and_what_is_allowed(tome_cfg, message):
     with pytest.raises(TomeConfigError, match=message):
         parse_tome_cfg(tome_cfg)
+
+
+@pytest.mark.parametrize("stages", ["fast", "hq-turbo", [dict()] * 4, None])
+def test_the_wish_for_automatic_choice_leaves_the_strategies(stages):
+    assert split_auto(stages) == (stages, False)
+    given = [dict(auto=stages)] + ([f"{stages}-auto"] if isinstance(stages, str) else [])
+    for tome_cfg in given:
+        assert split_auto(tome_cfg) == (stages, True)
+        assert parse_tome_cfg(tome_cfg) == parse_tome_cfg(stages)
 
 
 def test_presets_are_not_changed_by_reading_them():
