@@ -5,11 +5,17 @@ convolution. Here a feature map is always a channels-last view of its tokens, so
 ever copied. Parameters, names and initialisation are those of the stock modules.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmseg_tome.merging.grid_cache import is_compiling
+
 Grid = tuple[int, int]
 """Rows and columns of a token grid, (H, W)."""
+
+BAND_BYTES = 4 * 2**20
+"""Size of a band's hidden layer in MixFFN on a CPU: about what its cores have for a cache."""
 
 
 def tokens_to_map(x: Tensor, hw: Grid) -> Tensor:
@@ -101,7 +107,37 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Tensor, hw: Grid) -> Tensor:
         """`[B, H * W, embed_dims]` in and out."""
+        on_cpu = x.device.type == "cpu" and not is_compiling()
+        if on_cpu and not self.training and not torch.is_grad_enabled():
+            rows = self._rows_in_cache(x, hw)
+            if rows < hw[0]:
+                return self.forward_in_bands(x, hw, rows)
         expand, depthwise, activation, drop, reduce, _ = self.layers
         x = tokens_to_map(expand(x), hw)  # [B, feedforward_channels, H, W]
         x = map_to_tokens(activation(depthwise(x)))  # [B, H * W, feedforward_channels]
         return drop(reduce(drop(x)))
+
+    def forward_in_bands(self, x: Tensor, hw: Grid, rows: int) -> Tensor:
+        """The same function at inference, `rows` rows of the grid at a time.
+
+        On a CPU the hidden layer of a high-resolution image is written to memory and read back
+        three times, into pages that the system has to clear first; a band of it stays in the cache.
+        """
+        expand, depthwise, activation, _, reduce, _ = self.layers
+        height, width = hw
+        bands = []
+        for sample in x.split(1):
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                # A row more on either side, for the depthwise convolution to look at.
+                first, last = max(top - 1, 0), min(bottom + 1, height)
+                band = expand(sample[:, first * width : last * width])
+                band = map_to_tokens(depthwise(tokens_to_map(band, (last - first, width))))
+                band = band[:, (top - first) * width : (bottom - first) * width]
+                bands.append(reduce(activation(band)))  # [1, (bottom - top) * W, embed_dims]
+        return torch.cat(bands, dim=1).view(x.shape)
+
+    def _rows_in_cache(self, x: Tensor, hw: Grid) -> int:
+        """Rows of the grid whose hidden layer has a size of `BAND_BYTES`, at least one."""
+        row = hw[1] * self.layers[0].out_channels * x.element_size()
+        return max(BAND_BYTES // row, 1)

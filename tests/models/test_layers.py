@@ -1,0 +1,51 @@
+"""MixFFN in bands of rows is the same function as MixFFN at once."""
+
+import pytest
+import torch
+
+from mmseg_tome.models import layers
+from mmseg_tome.models.layers import MixFFN
+
+
+@pytest.fixture
+def ffn():
+    return MixFFN(6, 24, torch.nn.GELU(), drop_rate=0.1).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("hw", [(1, 7), (9, 5), (16, 3), (13, 11)])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5])
+@torch.inference_mode()
+def test_bands_equal_the_whole(ffn, dtype, hw, rows):
+    ffn, x = ffn.to(dtype), torch.randn(3, hw[0] * hw[1], 6, dtype=dtype)
+    banded, whole = ffn.forward_in_bands(x, hw, rows), ffn(x, hw)
+    assert banded.shape == whole.shape
+    torch.testing.assert_close(banded, whole)
+
+
+@torch.inference_mode()
+def test_only_a_hidden_layer_that_leaves_the_cache_is_cut(ffn, monkeypatch):
+    called = []
+    real = MixFFN.forward_in_bands
+    monkeypatch.setattr(
+        MixFFN, "forward_in_bands", lambda *args: called.append(args[3]) or real(*args)
+    )
+    x, hw = torch.randn(1, 64, 6), (8, 8)
+    ffn(x, hw)
+    assert called == []
+    monkeypatch.setattr(layers, "BAND_BYTES", 3 * 8 * 24 * 4)  # three rows in float32
+    ffn(x, hw)
+    assert called == [3]
+    monkeypatch.setattr(layers, "BAND_BYTES", 1)
+    ffn(x, hw)
+    assert called == [3, 1]
+
+
+def test_training_and_gradients_see_the_whole(ffn, monkeypatch):
+    monkeypatch.setattr(layers, "BAND_BYTES", 1)
+    monkeypatch.setattr(MixFFN, "forward_in_bands", None)
+    x = torch.randn(1, 64, 6, requires_grad=True)
+    ffn(x, (8, 8)).sum().backward()
+    assert x.grad is not None
+    with torch.no_grad():
+        ffn.train()(x, (8, 8))
