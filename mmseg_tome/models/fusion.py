@@ -1,6 +1,6 @@
 """The fusion of SegFormer's all-MLP head, shared by segmentation and pose."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,20 +8,21 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmseg_tome.models.layers import map_to_tokens, tokens_to_map
+from mmseg_tome.models.layers import BAND_BYTES, Grid, fits_bands, map_to_tokens, tokens_to_map
 
 
 def fuse_levels(
     levels: Sequence[Tensor],
     convs: Sequence[ConvModule],
     fusion_conv: ConvModule,
+    predict: Callable[[Tensor], Tensor],
     mode: str = "bilinear",
     align_corners: bool = False,
 ) -> Tensor:
-    """Project every level, bring all to the first one's size and fuse them.
+    """Project every level, bring all to the first one's size, fuse them and predict.
 
-    The definition is `fusion_conv(concatenate([resize(conv(level)) for each level]))`. A 1x1
-    convolution commutes with resizing, so each level's slice of the fusion's weight is applied
+    The definition is `predict(fusion_conv(concatenate([resize(conv(level)) for each level])))`. A
+    1x1 convolution commutes with resizing, so each level's slice of the fusion's weight is applied
     at the level's own resolution and the results are resized and summed: the same function
     without the wide concatenation, and with far fewer operations.
 
@@ -29,25 +30,75 @@ def fuse_levels(
         levels: Feature maps `[B, C_i, H_i, W_i]`, the finest first; fastest if channels-last.
         convs: Per level, the 1x1 projection to the channels that are fused.
         fusion_conv: 1x1 convolution over the concatenated channels, its norm and activation.
+        predict: What becomes of the fused map `[B, channels, h, W_0]`, pixel by pixel.
         mode: Interpolation of the resizing.
         align_corners: As in `torch.nn.functional.interpolate`; unused by `nearest`.
 
     Returns:
-        `[B, channels, H_0, W_0]`, channels-last.
+        What `predict` gives for `[B, channels, H_0, W_0]`.
     """
+    finest, *coarser = levels
     weight, bias, norm = fold_norm(fusion_conv)
+    first_weight, *weights = weight.chunk(len(levels), dim=1)
+    # Each coarser level's share of the fusion, at its own resolution.
+    shares = [
+        pointwise(apply_pointwise(project, level), part)
+        for level, project, part in zip(coarser, convs[1:], weights, strict=True)
+    ]
+
+    def fuse(band: Tensor, resized: Iterable[Tensor]) -> Tensor:
+        fused = pointwise(apply_pointwise(convs[0], band), first_weight, bias)
+        for share in resized:
+            fused += share  # in place: a new map of this size costs more than the addition
+        fused = norm(fused)
+        return predict(fusion_conv.activate(fused) if fusion_conv.with_activation else fused)
+
+    hw = (finest.shape[2], finest.shape[3])
+    scales = [hw[0] // share.shape[2] for share in shares]
+    pixelwise = all(isinstance(fold_norm(m)[2], nn.Identity) for m in (fusion_conv, convs[0]))
+    whole_steps = all(
+        (share.shape[2] * scale, share.shape[3] * scale) == hw
+        for share, scale in zip(shares, scales, strict=True)
+    )
+    if fits_bands(finest) and pixelwise and whole_steps and (mode, align_corners) == PLAIN:
+        row = finest.shape[0] * hw[1] * weight.shape[0] * finest.element_size()
+        step = max(scales, default=1)
+        rows = max(BAND_BYTES // row // step, 1) * step
+        bands = [(top, min(top + rows, hw[0])) for top in range(0, hw[0], rows)]
+        if len(bands) > 1:
+            done = [
+                fuse(finest[:, :, slice(*band)], (upsample_rows(s, hw, *band) for s in shares))
+                for band in bands
+            ]
+            return torch.cat(done, dim=2)
     align = None if mode in ("nearest", "nearest-exact", "area") else align_corners
-    fused = None
-    for level, project, part in zip(levels, convs, weight.chunk(len(levels), dim=1), strict=True):
-        x = apply_pointwise(project, level)
-        if fused is None:  # the finest level is not resized and takes the bias
-            fused = pointwise(x, part, bias)
-        else:
-            x = pointwise(x, part)
-            # In place: a new map of this size costs more than the addition.
-            fused += F.interpolate(x, fused.shape[2:], mode=mode, align_corners=align)
-    fused = norm(fused)
-    return fusion_conv.activate(fused) if fusion_conv.with_activation else fused
+    return fuse(
+        finest, (F.interpolate(share, hw, mode=mode, align_corners=align) for share in shares)
+    )
+
+
+PLAIN = ("bilinear", False)
+"""Mode and `align_corners` of the resizing that `upsample_rows` can do."""
+
+
+def upsample_rows(x: Tensor, hw: Grid, top: int, bottom: int) -> Tensor:
+    """Rows `top` to `bottom` of `x` resized bilinearly to `hw`, a whole multiple of its size.
+
+    Args:
+        x: `[B, C, h, w]` with `hw == (s * h, s * w)`.
+        hw: Size of the whole result.
+        top: First row that is wanted, a multiple of s.
+        bottom: Row after the last one, a multiple of s.
+
+    Returns:
+        `[B, C, bottom - top, W]`, exactly the rows that resizing all of `x` gives.
+    """
+    scale = hw[0] // x.shape[2]
+    # A row more on either side: an output row lies between two of the input.
+    first, last = max(top // scale - 1, 0), min(bottom // scale + 1, x.shape[2])
+    size = ((last - first) * scale, hw[1])
+    resized = F.interpolate(x[:, :, first:last], size, mode="bilinear", align_corners=False)
+    return resized[:, :, top - first * scale : bottom - first * scale]
 
 
 def apply_pointwise(module: ConvModule, x: Tensor) -> Tensor:

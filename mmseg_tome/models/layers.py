@@ -15,7 +15,16 @@ Grid = tuple[int, int]
 """Rows and columns of a token grid, (H, W)."""
 
 BAND_BYTES = 4 * 2**20
-"""Size of a band's hidden layer in MixFFN on a CPU: about what its cores have for a cache."""
+"""Size of a band of a wide feature map on a CPU: about what its cores have for a cache."""
+
+
+def fits_bands(x: Tensor) -> bool:
+    """Whether wide maps made from `x` are better made in bands of rows: at inference on a CPU.
+
+    There a map of a high-resolution image is written to memory and read back by one operator after
+    the other, into pages that the system has to clear first; a band of it stays in the cache.
+    """
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
 
 
 def tokens_to_map(x: Tensor, hw: Grid) -> Tensor:
@@ -107,8 +116,7 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Tensor, hw: Grid) -> Tensor:
         """`[B, H * W, embed_dims]` in and out."""
-        on_cpu = x.device.type == "cpu" and not is_compiling()
-        if on_cpu and not self.training and not torch.is_grad_enabled():
+        if fits_bands(x) and not self.training:
             rows = self._rows_in_cache(x, hw)
             if rows < hw[0]:
                 return self.forward_in_bands(x, hw, rows)
@@ -118,11 +126,7 @@ class MixFFN(nn.Module):
         return drop(reduce(drop(x)))
 
     def forward_in_bands(self, x: Tensor, hw: Grid, rows: int) -> Tensor:
-        """The same function at inference, `rows` rows of the grid at a time.
-
-        On a CPU the hidden layer of a high-resolution image is written to memory and read back
-        three times, into pages that the system has to clear first; a band of it stays in the cache.
-        """
+        """The same function at inference, `rows` rows of the grid at a time, see `fits_bands`."""
         expand, depthwise, activation, _, reduce, _ = self.layers
         height, width = hw
         bands = []

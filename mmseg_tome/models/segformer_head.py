@@ -16,10 +16,14 @@ class SegformerHead(StockSegformerHead):
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Feature maps `[B, C_i, H_i, W_i]` of all stages -> logits `[B, classes, H_0, W_0]`."""
         levels = self._transform_inputs(inputs)
-        fused = fuse_levels(
-            levels, self.convs, self.fusion_conv, self.interpolate_mode, self.align_corners
+        return fuse_levels(
+            levels,
+            self.convs,
+            self.fusion_conv,
+            self.cls_seg,
+            self.interpolate_mode,
+            self.align_corners,
         )
-        return self.cls_seg(fused)
 
     def cls_seg(self, feat: Tensor) -> Tensor:
         """Classify each pixel, `[B, channels, H, W] -> [B, classes, H, W]`."""

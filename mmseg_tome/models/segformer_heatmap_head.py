@@ -81,10 +81,14 @@ class SegformerHeatmapHead(HeatmapHead):
 
         Heatmaps are float32 at least: numpy, which decodes them, has no bfloat16.
         """
-        fused = fuse_levels(
-            feats, self.convs, self.fusion_conv, self.interpolate_mode, self.align_corners
+        heatmaps = fuse_levels(
+            feats,
+            self.convs,
+            self.fusion_conv,
+            lambda x: pointwise(x, self.final_layer.weight, self.final_layer.bias),
+            self.interpolate_mode,
+            self.align_corners,
         )
-        heatmaps = pointwise(fused, self.final_layer.weight, self.final_layer.bias)
         return heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
 
     def loss(self, feats: Sequence[Tensor], batch_data_samples: list, train_cfg=None) -> dict:
