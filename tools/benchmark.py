@@ -6,7 +6,7 @@
 
 The peer pipeline is the stock MMSegmentation model with tomesd merging, as the authors of
 SegFormer++ run it, with the same weights and input. Before anything is timed, the outputs of both
-are compared. Writes benchmark.json and benchmark.png.
+are compared. Writes benchmark.json and benchmark.png, and with --breakdown breakdown.png.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 try:
-    from benchmarking import cases, report, runner
+    from benchmarking import cases, plots, report, runner
     from benchmarking.cases import UsageError
+    from benchmarking.rates import Rates, measure_rates
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -64,6 +65,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--checkpoint", metavar="FILE", help="weights of the one model given (default: random)")
     add("--trust-checkpoint", action="store_true",
         help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
+    add("--breakdown", action="store_true",
+        help="also where the time goes, part by part, beside the device's floor")  # fmt: skip
     add("--rounds", type=int, default=10, help="timed rounds (default 10)")
     add("--warmup", type=int, default=1, help="untimed passes besides the checks (default 1)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
@@ -188,27 +191,46 @@ def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -
     env = report.environment(devices)
     arguments = {key: _plain(value) for key, value in vars(args).items()}
     settings = runner.Settings(**{f.name: arguments[f.name] for f in fields(runner.Settings)})
+    rates = device_rates(args, devices) if args.breakdown else {}
     rows: list[dict] = []
     for model in models:
         weights = initial_weights(model, args)
         for axes in itertools.product(sizes_of(model, args), args.batch, args.dtype, devices):
-            new = _with_progress(runner.Case(model, *axes, settings), weights)
+            case = runner.Case(model, *axes, settings)
+            new = _with_progress(case, weights, rates.get(case.device))
             report.print_case(new, console)
             rows += new
+            if rates:
+                report.print_breakdown(new, rates[case.device], console)
+                env["rates"] = {str(device): rate.report() for device, rate in rates.items()}
             # After every case, so that a run that is killed keeps what it measured.
             report.write_json(args.out / "benchmark.json", env, arguments, rows)
     report.print_environment(env, rows, console)
-    report.write_plot(args.out / "benchmark.png", env, rows)
-    console.print(f"Wrote benchmark.json and benchmark.png to {args.out}", highlight=False)
+    plots.write_latencies(args.out / "benchmark.png", env, rows)
+    written = ["benchmark.json", "benchmark.png"]
+    if args.breakdown:
+        plots.write_breakdown(args.out / "breakdown.png", env, rows)
+        written.append("breakdown.png")
+    console.print(f"Wrote {' and '.join(written)} to {args.out}", highlight=False)
     return verdict(rows, args)
 
 
-def _with_progress(case: runner.Case, weights: runner.Weights) -> list[dict]:
+def device_rates(
+    args: argparse.Namespace, devices: list[torch.device]
+) -> dict[torch.device, Rates]:
+    """Copy and matmul rates of each device, for floors."""
+    dtypes = [getattr(torch, name) for name in args.dtype]
+    if args.autocast:  # weights stay float32, and some operators too
+        dtypes.append(torch.float32)
+    return {device: measure_rates(device, dtypes) for device in devices}
+
+
+def _with_progress(case: runner.Case, weights: runner.Weights, rates: Rates | None) -> list[dict]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(report.title([case.key()]), total=runner.steps(case))
-        return runner.run_case(case, weights, lambda: progress.advance(task))
+        task = progress.add_task(report.title([case.key()]), total=runner.steps(case, bool(rates)))
+        return runner.run_case(case, weights, lambda: progress.advance(task), rates)
 
 
 def verdict(rows: list[dict], args: argparse.Namespace) -> int:
@@ -216,8 +238,9 @@ def verdict(rows: list[dict], args: argparse.Namespace) -> int:
     bad = []
     for row in rows:
         limit = MAX_DIFFERENCE.get(row["dtype"])
-        if row["error"] and row["pipeline"] == "ours":
-            bad.append(f"{report.title([row])}, {row['variant']}: {row['error']}")
+        error = row["error"] or row.get("breakdown_error")
+        if error and row["pipeline"] == "ours":
+            bad.append(f"{report.title([row])}, {row['variant']}: {error}")
         elif args.check and limit and row["difference"] and not row["difference"] < limit:
             bad.append(
                 f"{report.title([row])}, {row['variant']}: outputs differ from the peer's by "

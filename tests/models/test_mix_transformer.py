@@ -139,6 +139,29 @@ def test_blocks_compile_without_graph_breaks(tiny, tome_cfg):
         torch.testing.assert_close(out, expected)
 
 
+def saved_bytes(model, image):
+    """Bytes of the activations that a forward pass keeps for the backward pass."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = (storage.nbytes(), x)  # x, so that no other takes its place
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        model(image)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("tome_cfg", PRESETS[1:])
+def test_merging_keeps_no_more_activations_for_training(tiny, tome_cfg):
+    image = torch.randn(1, 3, 256, 256)
+    merged, unmerged = (saved_bytes(tiny(tome_cfg=cfg).train(), image) for cfg in (tome_cfg, None))
+    assert merged < unmerged
+
+
 def test_inference_then_training_then_a_new_grid(tiny):
     model = tiny(tome_cfg="hq")
     for size in ((64, 96), (96, 64), (64, 96)):

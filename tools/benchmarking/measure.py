@@ -7,12 +7,16 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from .kernels import watch_launches
 
 MIB = 2**20
 Forward = Callable[[], Tensor]
@@ -23,12 +27,18 @@ def _sdpa(query, key, value, *args, out_shape=None, **kwargs) -> int:
 
 
 # torch counts the fused attention of GPUs, but not the one of CPUs. An operator of our own that
-# hides matrix products from the counter (a Triton kernel) needs its formula here as well.
+# hides matrix products from the counter needs its formula here as well, a bare Triton kernel in
+# `kernels`.
 _FORMULAS = {
     getattr(torch.ops.aten, name): _sdpa
     for name in ("_scaled_dot_product_flash_attention_for_cpu",)
     if hasattr(torch.ops.aten, name)
 }
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter of FLOPs with every formula that our operators need."""
+    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
 
 
 def count_flops(forward: Forward) -> tuple[Tensor, dict[str, int]]:
@@ -37,11 +47,12 @@ def count_flops(forward: Forward) -> tuple[Tensor, dict[str, int]]:
     Counted are matrix products (attention and the similarities of matching among them) and
     convolutions; not counted are elementwise operations, norms, softmax, sorting and resizing.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with counter:
+    counter, launched = flop_counter(), Counter()
+    with counter, watch_launches(lambda name, _, flops: launched.update({name: flops})):
         output = forward()
     counts = counter.get_flop_counts().get("Global", {})
-    return output, {str(op).removeprefix("aten."): int(n) for op, n in counts.items()}
+    flops = {str(op).removeprefix("aten."): int(n) for op, n in counts.items()}
+    return output, flops | {name: n for name, n in launched.items() if n}
 
 
 def attention_backend(flops: dict[str, int]) -> str:
@@ -102,24 +113,38 @@ def time_in_turns(
 
     A sample is the mean of as many calls as fill ``min_sample_s`` (one for anything slower). Each
     round starts one variant further, so that none always follows the same neighbour. Callers
-    warm up; one more untimed call here fixes the number of calls.
+    warm up; one more untimed call here fixes the number of calls. A GPU has to be the current
+    device, see `make_current`.
 
     Returns ``rounds`` samples in milliseconds for each forward.
     """
     sample = _sample_cuda if device.type == "cuda" else _sample_cpu
     samples: list[list[float]] = [[] for _ in forwards]
     calls = [math.ceil(min_sample_s * 1e3 / max(sample(f, 1), 1e-3)) or 1 for f in forwards]
-    gc.collect()
-    gc.disable()
-    try:
+    with no_garbage_collection():
         for i in range(rounds):
             for j in range(len(forwards)):
                 k = (i + j) % len(forwards)
                 samples[k].append(sample(forwards[k], calls[k]))
                 on_sample()
+    return samples
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Collect once before, and not while something is timed."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
     finally:
         gc.enable()
-    return samples
+
+
+def make_current(device: torch.device) -> None:
+    """Let CUDA events and synchronisation mean this device, if it is a GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def _sample_cpu(forward: Forward, calls: int) -> float:

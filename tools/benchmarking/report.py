@@ -1,4 +1,4 @@
-"""What a run found: a printed table, a JSON file and a plot."""
+"""What a run found: printed tables and a JSON file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from . import breakdown
+from .parts import PARTS, REST
+from .rates import Rates
 
 PACKAGES = (
     "torch",
@@ -172,6 +176,50 @@ def _tokens(kept: list[dict] | None) -> str:
     return ", ".join(shown) or "all"
 
 
+_BREAKDOWN_LINES = {"ms": "ms", "floor_ms": "floor", "fused_floor_ms": "fused floor"}
+
+
+def print_breakdown(rows: list[dict], rates: Rates, console: Console) -> None:
+    """Print where the time goes in each row of a case, beside its floors."""
+    rows = [row for row in rows if not row["error"]]
+    present = {part for row in rows for part in row["breakdown"] or ()}
+    parts = [part for part in (*PARTS, REST) if part in present]
+    table = Table(title="Where the time goes, ms", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("preset", no_wrap=True)
+    table.add_column("pipeline")
+    table.add_column("", no_wrap=True)
+    for name in ("all", *parts):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        if row["breakdown_error"]:
+            error = f"[red]{escape(row['breakdown_error'])}[/red]"
+            table.add_row(row["variant"], row["pipeline"], error)
+            continue
+        found = row["breakdown"]
+        names = (row["variant"], row["pipeline"])
+        for key, label in _BREAKDOWN_LINES.items():
+            values = [sum(part[key] for part in found.values())]
+            values += [found[part][key] if part in found else None for part in parts]
+            style = None if key == "ms" else "dim"
+            table.add_row(*names, label, *map(_milliseconds, values), style=style)
+            names = ("", "")
+        table.add_section()
+    console.print(table)
+    rate = rates.report()
+    products = ", ".join(f"{k} {v:.4g}" for k, v in rate["matmul_gflop_per_s"].items())
+    console.print(
+        f"Floors: copy {rate['copy_gb_per_s']:.4g} GB/s; matmul, GFLOP/s: {products}. Of the "
+        "operators that ran; fused: if each part were one kernel.",
+        highlight=False,
+    )
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 9.95 else f"{value:.2f}"
+
+
 def print_environment(env: dict, rows: list[dict], console: Console) -> None:
     """Print where and how the numbers were measured."""
     versions = ", ".join(f"{k} {v}" for k, v in env["versions"].items())
@@ -195,69 +243,16 @@ def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None
     report = {
         "environment": env,
         "arguments": arguments,
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | _breakdown_definitions(rows),
         "results": rows,
     }
     text = json.dumps(report, indent=2) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def write_plot(path: Path, env: dict, rows: list[dict]) -> None:
-    """Plot the median latency of every variant, one panel per case, with its quartiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    panels = [r for r in cases(rows).values() if any(row["latency_ms"] for row in r)]
-    if not panels:
-        return
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 3.6 * lines + 0.6), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for axis, panel in zip(axes, panels, strict=False):
-        _draw_case(axis, panel)
-    for axis in list(axes)[len(panels) :]:
-        axis.set_visible(False)
-    hardware = env["gpu"] or f"{env['cpu']}, {env['threads']} threads"
-    figure.suptitle(f"{hardware}, torch {env['versions'].get('torch', '')}", fontsize=10)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
-
-
-_COLOURS = {"ours": "#0072b2", "peer": "#bbbbbb"}
-_LEGEND = {"ours": "ours (x: faster than the peer)", "peer": "peer: stock mmseg + tomesd"}
-_CENTRED = {"ha": "center", "va": "bottom", "fontsize": 8}
-
-
-def _draw_case(axis, rows: list[dict]) -> None:
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    pipelines = [p for p in _COLOURS if any(row["pipeline"] == p for row in rows)]
-    width = 0.8 / len(pipelines)
-    for i, pipeline in enumerate(pipelines):
-        done = [r for r in rows if r["pipeline"] == pipeline and r["latency_ms"]]
-        middle = [r["latency_ms"]["median"] for r in done]
-        x = [variants.index(r["variant"]) + (i - (len(pipelines) - 1) / 2) * width for r in done]
-        low = [m - r["latency_ms"]["q1"] for m, r in zip(middle, done, strict=True)]
-        high = [r["latency_ms"]["q3"] - m for m, r in zip(middle, done, strict=True)]
-        axis.bar(x, middle, width, label=_LEGEND[pipeline], color=_COLOURS[pipeline])
-        axis.errorbar(x, middle, [low, high], fmt="none", ecolor="#333333", capsize=2)
-        for left, row in zip(x, done, strict=True):
-            above = (left, row["latency_ms"]["q3"])
-            axis.annotate(_label(row), above, (0, 3), textcoords="offset points", **_CENTRED)
-    axis.set_xticks(range(len(variants)), variants)
-    if max(map(len, variants)) > 12:  # names of config files
-        axis.tick_params(axis="x", rotation=15, labelsize=7)
-    axis.set_ylabel("latency (ms), median and quartiles")
-    axis.set_title(title(rows), fontsize=9)
-    axis.margins(y=0.18)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
-
-
-def _label(row: dict) -> str:
-    speed = f"\n{row['vs_peer']:.2f}x" if row["vs_peer"] else ""
-    return f"{row['latency_ms']['median']:.4g}{speed}"
+def _breakdown_definitions(rows: list[dict]) -> dict:
+    asked = any("breakdown" in row for row in rows)
+    return {"breakdown": breakdown.DEFINITIONS} if asked else {}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import cases, measure, report
+from . import breakdown, cases, measure, report
+from .rates import Rates
 
 Weights = dict[str, dict[str, Tensor]]
 """A state dict for each pipeline, `ours` and `peer`: the same values in their own layouts."""
@@ -83,16 +84,21 @@ class Case:
 
 
 def run_case(
-    case: Case, weights: Weights, advance: Callable[[], None] = lambda: None
+    case: Case,
+    weights: Weights,
+    advance: Callable[[], None] = lambda: None,
+    rates: Rates | None = None,
 ) -> list[dict]:
     """Measure all variants of a case; one row each, in the order of the table.
 
     A variant that fails (out of memory, an operator that lacks the data type) gets a row that
-    says so, and the others go on. ``advance`` is called `steps` times.
+    says so, and the others go on. ``advance`` is called `steps` times. With the ``rates`` of the
+    device, rows also tell where the time goes; that is measured after all latencies.
 
     Raises:
         UsageError: one of our variants cannot be built.
     """
+    measure.make_current(case.device)
     weights, image = case.place(weights), case.image()
     rows, running, peer_outputs = [], [], {}
     for variant, pipeline in _variants(case):
@@ -101,7 +107,7 @@ def run_case(
         rows.append(row)
         try:
             net = _build(case, variant, pipeline, weights[pipeline])
-            forward = case.forward(net, image)
+            forward = eager = case.forward(net, image)
             output = _inspect(row, net, forward, case)
             if pipeline == "peer":
                 peer_outputs[variant] = output
@@ -113,30 +119,50 @@ def run_case(
             for _ in range(case.settings.warmup):
                 forward()
             row["memory_mib"], row["memory_kind"] = measure.peak_memory(forward, case.device)
-            running.append((row, forward))
+            running.append((row, forward, net, eager))
         except cases.UsageError as error:
             if pipeline == "ours":
                 raise
             row["error"] = str(error)
         except (RuntimeError, NotImplementedError, MemoryError) as error:
-            first_line = (str(error).splitlines() or [""])[0]
-            row["error"] = f"{type(error).__name__}: {first_line[:120]}"
+            row["error"] = _first_line(error)
         advance()
-    forwards = [forward for _, forward in running]
+    forwards = [forward for _, forward, _, _ in running]
     samples = measure.time_in_turns(forwards, case.settings.rounds, case.device, on_sample=advance)
-    for (row, _), times in zip(running, samples, strict=True):
+    for (row, *_), times in zip(running, samples, strict=True):
         row["latency_ms"] = measure.summarise(times)
         row["samples_ms"] = times
         row["images_per_s"] = case.batch * 1e3 / row["latency_ms"]["median"]
+    if rates:
+        for row, _, net, eager in running:
+            _break_down(row, net, eager, case, rates)
+            advance()
     labels = list(case.model.variants)
     rows.sort(key=lambda row: (labels.index(row["variant"]), row["pipeline"] == "peer"))
     report.add_ratios(rows)
     return rows
 
 
-def steps(case: Case) -> int:
+def _break_down(
+    row: dict, net: cases.Pipeline, forward: measure.Forward, case: Case, rates: Rates
+) -> None:
+    row["breakdown"] = row["breakdown_error"] = None
+    try:
+        row["breakdown"] = breakdown.measure_parts(
+            net, forward, case.device, case.settings.rounds, rates
+        )
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        row["breakdown_error"] = _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line[:120]}"
+
+
+def steps(case: Case, with_breakdown: bool = False) -> int:
     """How often `run_case` reports progress if nothing fails."""
-    return len(list(_variants(case))) * (1 + case.settings.rounds)
+    return len(list(_variants(case))) * (1 + case.settings.rounds + with_breakdown)
 
 
 def _variants(case: Case) -> Iterator[tuple[str, str]]:
