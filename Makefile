@@ -15,10 +15,11 @@ STAMP := $(VENV)/.installed-$(STACK)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
-.PHONY: help install demo test lint format benchmark clean
+.PHONY: help install demo demo-pose test lint format benchmark clean
 
 help:
 	@echo "make demo        train a small SegFormer and test it under every merging preset (5 minutes)"
+	@echo "make demo-pose   the same for human pose, on rendered figures (5 minutes)"
 	@echo "make test        run the tests (STACK=openmmlab VENV=.venv-openmmlab for the official stack)"
 	@echo "make lint        check style and formatting"
 	@echo "make format      mend style and formatting"
@@ -48,7 +49,10 @@ $(STAMP): setup.py constraints.txt Makefile
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python tools/demo/run.py
+	$(BIN)/python tools/demo/street_demo.py
+
+demo-pose: $(STAMP)
+	$(BIN)/python tools/demo/pose_demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,5 +1,10 @@
-"""The demo's renderer, configs, table and picture. `make demo` itself runs the whole way."""
+"""The street demo's renderer, configs, table and picture, and what both demos share.
 
+`make demo` itself runs the whole way.
+"""
+
+import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -133,25 +138,31 @@ def test_too_small_a_scene_is_refused(scenes):
 
 
 @pytest.fixture(scope="module")
-def run(scenes):
-    """The orchestration, as a module."""
+def demo(scenes):
+    """The street demo's own steps, as a module."""
     pytest.importorskip("mmengine")
     pytest.importorskip("matplotlib")
     from mmseg_tome import compat
 
     if not compat.has("mmseg"):
         pytest.skip("needs mmseg")
-    import run
+    import street_demo
 
-    return run
+    return street_demo
 
 
-def test_the_variants_are_one_network(run):
+@pytest.fixture(scope="module")
+def common(demo):
+    """The steps that both demos share, as a module."""
+    return sys.modules["common"]
+
+
+def test_the_variants_are_one_network(demo):
     from mmengine.config import Config
 
     backbones = {}
-    for variant in run.VARIANTS:
-        cfg = Config.fromfile(str(run.config(variant)), import_custom_modules=False)
+    for variant in demo.VARIANTS:
+        cfg = Config.fromfile(str(demo.config(variant)), import_custom_modules=False)
         backbones[variant] = cfg.model.pop("backbone")
         backbones[variant]["rest"] = cfg.model
     presets = {variant: backbone.pop("tome_cfg") for variant, backbone in backbones.items()}
@@ -159,58 +170,138 @@ def test_the_variants_are_one_network(run):
     assert all(backbone == backbones["none"] for backbone in backbones.values())
 
 
-def test_a_failing_tool_is_reported_with_its_last_words(run, tmp_path):
-    with pytest.raises(run.DemoError, match=r"(?s)tools/test.py ended with code 2.*does not exist"):
-        run.run_tool("test.py", run.config("none"), tmp_path / "missing.pth")
-
-
-def test_table_and_picture(run, dataset, tmp_path):
+def test_table_and_picture(demo, common, dataset, tmp_path):
     """Random weights are enough to fill every field."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
     init_default_scope("mmseg")
-    cfg = Config.fromfile(str(run.config("none")))
-    model = run.MODELS.build(cfg.model)
+    cfg = Config.fromfile(str(demo.config("none")))
+    model = common.MODELS.build(cfg.model)
     checkpoint = tmp_path / "random.pth"
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
 
-    models = {variant: run.build(variant, checkpoint) for variant in run.VARIANTS}
-    path = run.scene_file(dataset, run.richest_scene(dataset, 2))
+    models = {variant: demo.build(demo.config(variant), checkpoint) for variant in demo.VARIANTS}
+    path = demo.scene_file(dataset, demo.richest_scene(dataset, 2))
     image = cv2.imread(str(path))
-    x = run.preprocess(models["none"], image)
+    x = demo.preprocess(models["none"], image)
     assert x.shape == (1, 3, 96, 192)
-    ms = run.time_forward(models, x, rounds=1)
+    ms = demo.time_forward(models, x, rounds=1)
     assert all(value > 0 for value in ms.values())
-    kept = {v: run.tokens_kept(model.backbone, (256, 512)) for v, model in models.items()}
+
+    metrics = {"mIoU": 41.25, "mIoU.thin": 12.5, "aAcc": 80.0}
+    results = common.common_results(
+        argparse.Namespace(iters=1, seed=0),
+        models,
+        dict.fromkeys(models, metrics),
+        sizes=dict(small=(256, 512), large=(1024, 2048)),
+        times=dict(small=ms, large=dict.fromkeys(models, 321.0)),
+    )
+    kept = {variant: row["tokens_kept"] for variant, row in results["variants"].items()}
     assert set(kept["none"].values()) == {100.0}
     assert kept["n2d"] == dict(queries=25.0, keys_values=100.0, pairs=25.0)
     assert kept["fast"]["pairs"] < kept["hq"]["pairs"] < 100
-
-    metrics = {"mIoU": 41.25, "mIoU.thin": 12.5, "aAcc": 80.0}
-    results = dict(
-        threads=1,
-        sizes=dict(small=(96, 192), large=(1024, 2048)),
-        variants={
-            v: dict(metrics=metrics, tokens_kept=kept[v], ms=dict(small=ms[v], large=321.0))
-            for v in run.VARIANTS
-        },
-    )
-    lines = run.report.table(results).splitlines()
-    rows = [line for line in lines if line.split("|")[0].strip() in run.VARIANTS]
+    lines = demo.report.table(results).splitlines()
+    rows = [line for line in lines if line.split("|")[0].strip() in demo.VARIANTS]
     assert len(rows) == 4
     assert len({len(row) for row in rows}) == 1
     assert all("41.2" in row and "12.5" in row and "321.0" in row for row in rows)
 
-    labels = cv2.imread(str(run.label_file(path)), cv2.IMREAD_GRAYSCALE)
-    pictures = run.report.Pictures(
+    labels = cv2.imread(str(demo.label_file(path)), cv2.IMREAD_GRAYSCALE)
+    pictures = demo.report.Pictures(
         image=image[..., ::-1],
         labels=labels,
-        predictions=dict.fromkeys(run.VARIANTS, labels),
-        slots={variant: run.slot_maps(model, x) for variant, model in models.items()},
+        predictions=dict.fromkeys(demo.VARIANTS, labels),
+        slots={variant: demo.slot_maps(model, x) for variant, model in models.items()},
     )
-    run.report.draw(pictures, results, tmp_path / "demo.png")
+    demo.report.draw(pictures, results, tmp_path / "demo.png")
     drawn = cv2.imread(str(tmp_path / "demo.png"))
     assert drawn.shape[0] > 1000
     assert drawn.std() > 30
+
+
+# ---- what both demos share -----------------------------------------------------------------------
+
+
+def test_the_columns_of_a_table_stand_below_their_titles(common):
+    row = dict(metrics=dict(a=1.0), tokens_kept=dict(q=2.0, kv=3.0, qkv=4.0), ms=dict(s=5.0, l=6.0))
+    results = dict(
+        threads=3, sizes=dict(s=(8, 16), l=(64, 128)), variants={"none": row, "longer": row}
+    )
+    table = common.layout_table(("%", {"A": "a", "B": "b"}), "ms", results, ["a note"])
+    assert table.splitlines() == [
+        "       |    %     |        tokens kept %        |      ms     ",
+        "       |   A    B | queries  keys/values  pairs | 8x16  64x128",
+        "-" * 62,
+        "  none | 1.0  nan |     2.0          3.0    4.0 |  5.0     6.0",
+        "longer | 1.0  nan |     2.0          3.0    4.0 |  5.0     6.0",
+        "",
+        "a note",
+        "pairs: query-key pairs that attention compares; all tokens are summed over all blocks",
+        "ms: the network alone, float32, 3 CPU threads, best of several rounds",
+    ]
+
+
+def test_a_failing_tool_is_reported_with_its_last_words(demo, common, tmp_path):
+    with pytest.raises(
+        common.DemoError, match=r"(?s)tools/test.py ended with code 2.*does not exist"
+    ):
+        common.run_tool("test.py", demo.config("none"), tmp_path / "missing.pth")
+
+
+def run_demo(common, out: Path, demonstrate, draw, keep=False) -> None:
+    args = argparse.Namespace(out=out, keep=keep)
+    common.run_demo(args, demonstrate, draw, lambda results: "the table", suffix="_x")
+
+
+def test_the_files_of_a_demo_appear_together(common, tmp_path, capsys):
+    def demonstrate(work, args):
+        (work / "log").write_text("said")
+        return {"answer": 42}, "pictures"
+
+    def draw(pictures, results, path):
+        path.write_text(f"{pictures} of {results['answer']}")
+
+    out = tmp_path / "out"
+    run_demo(common, out, demonstrate, draw)
+    assert {path.name for path in out.iterdir()} == {"demo_x.png", "results_x.json"}
+    assert (out / "demo_x.png").read_text() == "pictures of 42"
+    results = json.loads((out / "results_x.json").read_text())
+    assert results["answer"] == 42
+    assert results["seconds"] >= 0
+    assert "the table" in capsys.readouterr().out
+
+    run_demo(common, out, demonstrate, draw, keep=True)
+    assert (out / "run_x" / "log").read_text() == "said"
+
+
+def test_a_demo_that_fails_leaves_nothing_and_what_was_there(common, tmp_path):
+    def fail(*_):
+        raise common.DemoError("no paper")
+
+    with pytest.raises(SystemExit, match="error: no paper"):
+        run_demo(common, tmp_path / "out", fail, draw=None)
+    assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "results_x.json").write_text("earlier")
+    with pytest.raises(SystemExit, match="error: no paper"):
+        run_demo(common, tmp_path, lambda *_: ({}, None), draw=fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["results_x.json"]
+    assert (tmp_path / "results_x.json").read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--height", "250"], "--height must be a multiple of 32"),
+        (["--iters", "7"], "--iters must be at least 8, not 7"),
+        (["--seed", "-1"], "--seed must not be negative"),
+        (["--out", __file__], "is not a folder"),
+    ],
+)
+def test_bad_arguments_are_refused(demo, monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["street_demo.py", *options])
+    with pytest.raises(SystemExit):
+        demo.parse_args()
+    assert message in capsys.readouterr().err

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from rendering import Colour, fill_both, smooth_noise
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
@@ -18,10 +19,8 @@ CLASSES = (
 )  # fmt: skip
 ID = {name: i for i, name in enumerate(CLASSES)}
 VOID = 255
-Colour = tuple[float, float, float]  # RGB, 0..255
 
 _NEAR = 1.5  # metres; everything closer is cut away
-_SUBPIXEL_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,7 @@ class Canvas:
 
     def fill(self, points: np.ndarray, colour: Colour, label: int | None = None) -> None:
         """One polygon [K, 2] in pixels; without a label (a window) the image alone changes."""
-        corners = np.round(points * 2**_SUBPIXEL_BITS).astype(np.int32)
-        cv2.fillPoly(self.image, [corners], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
-        if label is not None:
-            cv2.fillPoly(self.labels, [corners], label, cv2.LINE_8, _SUBPIXEL_BITS)
+        fill_both(self.image, self.labels, points, colour, label)
 
     def polygon(self, points, colour: Colour, label: int | None = None) -> None:
         """One flat polygon [K, 3] in metres, cut at the near plane and dimmed by the haze."""
@@ -222,14 +218,6 @@ for _name, _levels in {
     "rider": (4, 6, 0), "fence": (4, 4, 3),
 }.items():  # fmt: skip
     _TEXTURE[ID[_name]] = _levels
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """float32 [H, W] of unit variance and zero mean, correlated over ``cell`` pixels."""
-    h, w = shape
-    small = rng.standard_normal((int(h / cell) + 2, int(w / cell) + 2), dtype=np.float32)
-    noise = cv2.resize(small, (w, h), interpolation=cv2.INTER_CUBIC)
-    return noise / max(float(noise.std()), 1e-6)
 
 
 def develop(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:

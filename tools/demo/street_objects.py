@@ -6,22 +6,11 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
-from street_canvas import ID, VOID, Billboard, Canvas, Colour, Solid, disc, rect
+from rendering import Colour, Rng, pick, vary
+from street_canvas import ID, VOID, Billboard, Canvas, Solid, disc, rect
 
-Rng = np.random.Generator
 GLASS, TYRE, METAL = (52, 62, 72), (24, 24, 26), (120, 122, 124)
 RED_LIGHT, HEADLIGHT = (205, 30, 32), (240, 238, 215)
-
-
-def pick(rng: Rng, *options):
-    return options[rng.integers(len(options))]
-
-
-def vary(rng: Rng, colour: Colour, spread: float = 14) -> Colour:
-    """A neighbour of the colour: mostly lighter or darker, a little in hue."""
-    return tuple(
-        np.clip(np.add(colour, rng.normal(0, spread) + rng.normal(0, spread / 3, 3)), 8, 250)
-    )
 
 
 def paint_colour(rng: Rng) -> Colour:

@@ -10,18 +10,14 @@ must be learnt. The same seed gives the same bytes.
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import street_objects as objects
-from street_canvas import ID, VOID, Camera, Canvas, develop, rect, smooth_noise
-from street_objects import pick, vary
+from rendering import counted, new_folder, pick, smooth_noise, vary, write_png
+from street_canvas import ID, VOID, Camera, Canvas, develop, rect
 
 FAR = 150.0  # metres; the street ends in a backdrop there
 CITIES = {"train": "arbostadt", "val": "querfurt"}
@@ -302,24 +298,11 @@ def write_dataset(
         FileExistsError: ``root`` exists already.
     """
     root = Path(root)
-    if root.exists():
-        raise FileExistsError(f"{root} exists already: remove it or name another folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     jobs = [("train", n) for n in range(num_train)] + [("val", n) for n in range(num_val)]
-    try:
-        for done, (split, number) in enumerate(jobs, start=1):
+    with new_folder(root) as folder:
+        for split, number in counted("street scenes", jobs):
             image, labels = render_scene(scene_rng(seed, split, number), height)
-            _write_scene(unfinished, split, number, image, labels)
-            print(
-                f"\rrendering street scenes {done}/{len(jobs)}", end="", file=sys.stderr, flush=True
-            )
-        print(file=sys.stderr)
-        unfinished.chmod(0o755)  # mkdtemp's folder is private
-        unfinished.rename(root)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+            _write_scene(folder, split, number, image, labels)
     return root
 
 
@@ -328,17 +311,10 @@ def _write_scene(
 ) -> None:
     city = CITIES[split]
     stem = f"{city}_{number:06d}_000019"
-    files = {
-        root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png": image[..., ::-1],
-        root / "gtFine" / split / city / f"{stem}_gtFine_labelTrainIds.png": labels,
-        root / "gtFine" / split / city / f"{stem}_gtFine_labelIds.png": LABEL_IDS[labels],
-    }
-    for path, pixels in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoded, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        if not encoded:
-            raise OSError(f"cannot encode {path.name} as PNG")
-        path.write_bytes(data)
+    write_png(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", image)
+    truth = root / "gtFine" / split / city
+    write_png(truth / f"{stem}_gtFine_labelTrainIds.png", labels)
+    write_png(truth / f"{stem}_gtFine_labelIds.png", LABEL_IDS[labels])
 
 
 def main() -> None:
