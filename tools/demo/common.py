@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# Threads that spin while they wait bring a shared machine to a crawl and its timings to nonsense:
-# they shall sleep. OpenMP reads this as torch is imported, and the tools inherit it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait spin for milliseconds by default, which on a shared machine makes timings up to
+# a hundred times too long; threads that sleep at once make small inputs look twice too slow. So
+# they spin for some microseconds. libgomp reads this as torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import numpy as np
 import torch
@@ -155,6 +156,8 @@ def test(config: Path, data: Path, folder: Path, checkpoint: Path, *options) -> 
 def run_tool(tool: str, *arguments, label: str = "") -> None:
     """Run one of our tools, with its progress shown; the rest of its output only if it fails."""
     command = [sys.executable, str(REPO / "tools" / tool), *map(str, arguments)]
+    # A tool is not timed: its threads sleep at once, so that a shared machine stays usable.
+    env = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "GOMP_SPINCOUNT": "0"}
     last = deque(maxlen=25)
     with subprocess.Popen(
         command,
@@ -162,6 +165,7 @@ def run_tool(tool: str, *arguments, label: str = "") -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env=env,
     ) as process:
         for line in process.stdout:
             last.append(line.rstrip())
