@@ -16,10 +16,13 @@ class SlotMap(NamedTuple):
             identity: `slot[b, n] == n`.
         num_slots: Number of merged tokens M. A Python integer that depends on the grid alone,
             never on the data, so that shapes stay static.
+        order: What `ops.segment_order` gives for the map, so that merging again, or backwards,
+            does not sort again. None is always right.
     """
 
     slot: Tensor
     num_slots: int
+    order: ops.SegmentOrder | None = None
 
     def merge(self, x: Tensor) -> Tensor:
         """Average the tokens of each slot, `[B, N, C] -> [B, M, C]`.
@@ -30,7 +33,9 @@ class SlotMap(NamedTuple):
         tokens = self.slot.shape[1]
         if x.shape[1] != tokens:
             raise ValueError(f"this slot map is of {tokens} tokens, the input has {x.shape[1]}")
-        return x if self.num_slots == tokens else ops.segment_mean(x, self.slot, self.num_slots)
+        if self.num_slots == tokens:
+            return x
+        return ops.segment_mean(x, self.slot, self.num_slots, self.order)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """Let each token read its slot back, `[B, M, C] -> [B, N, C]`.
@@ -38,7 +43,20 @@ class SlotMap(NamedTuple):
         Raises:
             ValueError: `y` does not have one row per slot.
         """
+        identity = self._is_identity(y)
+        return y if identity else ops.gather_segments(y, self.slot, self.order)
+
+    def unmerge_add(self, y: Tensor, residual: Tensor) -> Tensor:
+        """`residual + unmerge(y)` in one step, `[B, M, C]` and `[B, N, C]` -> `[B, N, C]`.
+
+        Raises:
+            ValueError: `y` does not have one row per slot.
+        """
+        if self._is_identity(y):
+            return residual + y
+        return ops.gather_segments_add(y, self.slot, residual, self.order)
+
+    def _is_identity(self, y: Tensor) -> bool:
         if y.shape[1] != self.num_slots:
             raise ValueError(f"this slot map has {self.num_slots} slots, the input {y.shape[1]}")
-        identity = self.num_slots == self.slot.shape[1]
-        return y if identity else ops.gather_segments(y, self.slot)
+        return self.num_slots == self.slot.shape[1]

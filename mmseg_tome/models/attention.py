@@ -76,22 +76,37 @@ class MergedAttention(nn.Module):
         self.q_merger = TokenMerger(q_strategy or Identity())
         self.kv_merger = TokenMerger(kv_strategy or Identity())
 
-    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
+    def forward(
+        self,
+        x: Tensor,
+        hw: Grid,
+        slots: Slots | None = None,
+        residual: Tensor | None = None,
+        drop_path: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008, it has no state
+    ) -> tuple[Tensor, Slots]:
         """Attend within each sample.
 
         Args:
             x: Tokens, `[B, H * W, embed_dims]`.
             hw: Their grid.
             slots: The slot maps to merge by; None lets the strategies find them.
+            residual: What to add the update to, `[B, H * W, embed_dims]`.
+            drop_path: Scales the update of whole samples.
 
         Returns:
-            The tokens' update, `[B, H * W, embed_dims]`, and the slot maps that were used.
+            The tokens' update, `[B, H * W, embed_dims]`, added to the residual if there is one,
+            and the slot maps that were used.
         """
         kv, kv_hw = self.reduce(x, hw)
         if slots is None:
             slots = Slots(self.q_merger(x, hw), self.kv_merger(kv, kv_hw))
         out = self.attend(slots.q.merge(x), slots.kv.merge(kv))  # [B, M, C]
-        return self.proj_drop(slots.q.unmerge(out)), slots
+        # A sample's scale is the same for a slot and its tokens; a token's dropout is not.
+        out = drop_path(out)
+        if residual is not None and not (self.training and self.proj_drop.p):
+            return slots.q.unmerge_add(out, residual), slots
+        out = self.proj_drop(slots.q.unmerge(out))
+        return out if residual is None else residual + out, slots
 
     def reduce(self, x: Tensor, hw: Grid) -> tuple[Tensor, Grid]:
         """Spatially reduce the tokens that keys and values are made from, with their new grid."""

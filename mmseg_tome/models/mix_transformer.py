@@ -64,8 +64,7 @@ class TransformerEncoderLayer(nn.Module):
         return self._forward(x, hw, slots)
 
     def _forward(self, x: Tensor, hw: Grid, slots: Slots | None) -> tuple[Tensor, Slots]:
-        update, slots = self.attn(self.norm1(x), hw, slots)
-        x = x + self.drop_path(update)
+        x, slots = self.attn(self.norm1(x), hw, slots, x, self.drop_path)
         return x + self.drop_path(self.ffn(self.norm2(x), hw)), slots
 
 

@@ -13,14 +13,15 @@ def match(metric: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
         dst: Indices of the destination tokens, `[D]`, D > 0.
 
     Returns:
-        The cosine similarity of each source to its nearest destination, `[B, S]`, and that
-        destination's position in `dst`, `[B, S]`, int64; the lower position wins a tie.
+        The cosine similarity of each source to its nearest destination, `[B, S]`, in float32 at
+        least, and that destination's position in `dst`, `[B, S]`, int64; the lower position wins
+        a tie. A token that is zero or not finite has similarity 0 to every other.
     """
-    # Norms in float32 at least: squares of float16 features overflow. A zero vector is similar
-    # to nothing rather than not a number.
+    # Norms in float32 at least: squares of float16 features overflow.
     wide = torch.promote_types(metric.dtype, torch.float32)
     norm = torch.linalg.vector_norm(metric, dim=-1, keepdim=True, dtype=wide)
-    unit = (metric / norm.clamp_min(torch.finfo(wide).tiny)).to(metric.dtype)
+    no_direction = ~((norm > 0) & norm.isfinite())
+    unit = (metric / norm).masked_fill_(no_direction, 0).to(metric.dtype)
     scores = unit.index_select(1, src) @ unit.index_select(1, dst).transpose(1, 2)  # [B, S, D]
     similarity, nearest = scores.max(dim=-1)
-    return similarity, nearest
+    return similarity.to(wide), nearest

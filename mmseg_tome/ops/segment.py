@@ -5,8 +5,35 @@ Both address whole rows of a `[B * tokens, C]` view, which is several times fast
 scatter-add, one division and one gather.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+
+class SegmentOrder(NamedTuple):
+    """The tokens of a slot map sorted by slot, those of a slot in ascending order.
+
+    Attributes:
+        tokens: `[B, N]` or `[1, N]`, int32.
+        offsets: Where each slot begins in `tokens`, and last N, `[B or 1, M + 1]`, int32.
+    """
+
+    tokens: Tensor
+    offsets: Tensor
+
+
+def segment_order(slot: Tensor, num_slots: int) -> SegmentOrder:
+    """Sort the tokens of a slot map by slot.
+
+    Args:
+        slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, num_slots)`.
+        num_slots: How many slots there are, M.
+    """
+    tokens = slot.argsort(dim=1, stable=True)
+    first = torch.arange(num_slots + 1, device=slot.device).expand(slot.shape[0], -1)
+    offsets = torch.searchsorted(slot.gather(1, tokens), first.contiguous())
+    return SegmentOrder(tokens.to(torch.int32), offsets.to(torch.int32))
 
 
 def segment_mean(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
@@ -42,6 +69,17 @@ def gather_segments(y: Tensor, slot: Tensor) -> Tensor:
     batch, num_slots, channels = y.shape
     rows = _rows(slot, num_slots, batch)  # [B * N]
     return y.reshape(-1, channels).index_select(0, rows).view(batch, -1, channels)
+
+
+def gather_segments_add(y: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
+    """Add every token's slot's value to `residual`, `[B, N, C]`; dtypes promote.
+
+    Args:
+        y: One row a slot, `[B, M, C]`.
+        slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, M)`.
+        residual: What to add to, `[B, N, C]`.
+    """
+    return residual + gather_segments(y, slot)
 
 
 def _rows(slot: Tensor, num_slots: int, batch: int) -> Tensor:

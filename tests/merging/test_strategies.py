@@ -53,7 +53,7 @@ def bipartite_by_hand(metric, destinations, ratio):
 @pytest.mark.parametrize("strategy", EVERY, ids=repr)
 def test_every_slot_is_used_and_their_number_is_known_beforehand(strategy, hw):
     metric = torch.randn(3, hw[0] * hw[1], 6)
-    slot, num_slots = strategy(metric, hw)
+    slot, num_slots, _ = strategy(metric, hw)
     assert num_slots == strategy.num_slots(hw)
     assert slot.shape[1] == hw[0] * hw[1]
     for sample in slot:
@@ -69,7 +69,7 @@ def test_bipartite_matching_is_its_definition(hw, ratio, stride):
         for y in range(0, hw[0] - stride[0] + 1, stride[0])
         for x in range(0, hw[1] - stride[1] + 1, stride[1])
     ]
-    slot, _ = BipartiteMatching(ratio, stride)(metric, hw)
+    slot = BipartiteMatching(ratio, stride)(metric, hw).slot
     for b, sample in enumerate(slot):
         assert groups(sample) == bipartite_by_hand(metric[b], destinations, ratio)
 
@@ -77,7 +77,7 @@ def test_bipartite_matching_is_its_definition(hw, ratio, stride):
 @pytest.mark.parametrize("hw", GRIDS)
 def test_original_tome_matches_even_tokens_to_odd_ones(hw):
     metric = torch.randn(2, hw[0] * hw[1], 6)
-    slot, _ = AlternatingMatching(0.4)(metric, hw)
+    slot = AlternatingMatching(0.4)(metric, hw).slot
     for b, sample in enumerate(slot):
         odd = list(range(1, hw[0] * hw[1], 2))
         assert groups(sample) == bipartite_by_hand(metric[b], odd, 0.4)
@@ -115,7 +115,7 @@ def test_ratio_zero_merges_nothing():
 
 def test_ties_keep_the_lower_index():
     # All tokens alike: every source is as near to each destination, and to the first above all.
-    slot, num_slots = BipartiteMatching(0.5, (2, 2))(torch.ones(1, 16, 3), (4, 4))
+    slot, num_slots, _ = BipartiteMatching(0.5, (2, 2))(torch.ones(1, 16, 3), (4, 4))
     assert num_slots == 8
     sources = [n for n in range(16) if n not in (0, 2, 8, 10)]
     assert groups(slot[0]) == {
@@ -127,9 +127,9 @@ def test_ties_keep_the_lower_index():
 def test_samples_of_a_batch_do_not_see_each_other():
     metric = torch.randn(4, 96, 8)
     strategy = BipartiteMatching(0.7, (2, 2))
-    together, _ = strategy(metric, (8, 12))
+    together = strategy(metric, (8, 12)).slot
     for b in range(4):
-        alone, _ = strategy(metric[b : b + 1], (8, 12))
+        alone = strategy(metric[b : b + 1], (8, 12)).slot
         assert torch.equal(together[b], alone[0])
 
 

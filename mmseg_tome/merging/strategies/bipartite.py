@@ -24,14 +24,10 @@ from mmseg_tome.merging.strategies.identity import identity_map
 
 
 class Split(NamedTuple):
-    """A grid's tokens in two sets: indices of destinations `[D]` and of sources `[S]`.
-
-    `position[n]` is the place of token n in the concatenation of both, `[D + S]`.
-    """
+    """A grid's tokens in two sets: indices of destinations `[D]` and of sources `[S]`."""
 
     dst: Tensor
     src: Tensor
-    position: Tensor
 
 
 @register_strategy("bsm")
@@ -106,19 +102,12 @@ def merge_best(metric: Tensor, split: Split, r: int) -> SlotMap:
         split: Destinations and sources among the N tokens.
         r: Number of tokens to remove, at most the number of sources.
     """
-    batch, tokens, _ = metric.shape
+    tokens = metric.shape[1]
     if r == 0:
         return identity_map(tokens, metric.device)
-    num_dst = split.dst.shape[0]
     similarity, nearest = ops.match(metric, split.src, split.dst)  # [B, S] each
-    # A stable sort, so that ties keep the lower index on every device.
-    order = similarity.argsort(dim=1, descending=True, stable=True)
-    stays = torch.ones_like(nearest).scatter(1, order[:, :r], 0)  # [B, S], 1 or 0
-    own_slot = num_dst - 1 + stays.cumsum(dim=1)
-    src_slot = torch.where(stays.bool(), own_slot, nearest)  # [B, S]
-    dst_slot = torch.arange(num_dst, device=metric.device).expand(batch, -1)  # [B, D]
-    slot = torch.cat([dst_slot, src_slot], dim=1).index_select(1, split.position)
-    return SlotMap(slot, tokens - r)
+    slot = ops.assign(similarity, nearest, r, split.src, split.dst, tokens)  # [B, N]
+    return SlotMap(slot, tokens - r, ops.segment_order(slot, tokens - r))
 
 
 @cached_per_grid
@@ -139,6 +128,4 @@ def split_alternating(tokens: int, device: torch.device) -> Split:
 def _split(dst: Tensor, tokens: int) -> Split:
     is_src = torch.ones(tokens, dtype=torch.bool, device=dst.device).index_fill(0, dst, False)
     # Sources in raster order without a data-dependent shape: a stable sort puts them last.
-    src = is_src.to(torch.uint8).argsort(stable=True)[dst.shape[0] :]
-    position = torch.cat([dst, src]).argsort()
-    return Split(dst, src, position)
+    return Split(dst, is_src.to(torch.uint8).argsort(stable=True)[dst.shape[0] :])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmseg_tome import ops
 from mmseg_tome.merging.grid_cache import cached_per_grid
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies.base import MergingStrategy, check_stride, register_strategy
@@ -28,8 +29,7 @@ class NeighbourMerging2D(MergingStrategy):
         check_stride(self.stride)
 
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
-        slot = window_slots(hw, tuple(self.stride), metric.device)
-        return SlotMap(slot, self.num_slots(hw))
+        return window_map(hw, tuple(self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         rows, cols = (-(-size // step) for size, step in zip(hw, self.stride, strict=True))
@@ -53,18 +53,19 @@ class NeighbourMerging1D(MergingStrategy):
 
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
         # A run is a window of a grid that has a single row.
-        slot = window_slots((1, hw[0] * hw[1]), (1, self.stride), metric.device)
-        return SlotMap(slot, self.num_slots(hw))
+        return window_map((1, hw[0] * hw[1]), (1, self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         return -(-hw[0] * hw[1] // self.stride)
 
 
 @cached_per_grid
-def window_slots(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> Tensor:
-    """Number of the window that holds each token, in raster order, `[1, H * W]`."""
+def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> SlotMap:
+    """The map of each token to the window that holds it, windows in raster order."""
     (height, width), (sy, sx) = hw, stride
     row = torch.arange(height, device=device) // sy  # [H]
     col = torch.arange(width, device=device) // sx  # [W]
     windows_per_row = -(-width // sx)
-    return (row[:, None] * windows_per_row + col).reshape(1, -1)
+    slot = (row[:, None] * windows_per_row + col).reshape(1, -1)  # [1, H * W]
+    num_slots = -(-height // sy) * windows_per_row
+    return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots))
