@@ -76,8 +76,10 @@ def watch(net: nn.Module, on_change: Callable[[Call], None]) -> Iterator[None]:
         stack.pop()
         on_change(stack[-1] if stack else Call(OTHER))
 
-    def wrapped(function: Callable, part: str) -> Callable:
+    def wrapped(function: Callable, part: str, runs: Callable = lambda *_: True) -> Callable:
         def run(*args, **kwargs):
+            if not runs(*args):
+                return function(*args, **kwargs)
             enter(part)
             try:
                 return function(*args, **kwargs)
@@ -103,10 +105,15 @@ def watch(net: nn.Module, on_change: Callable[[Call], None]) -> Iterator[None]:
             for part in ("merge", "unmerge"):
                 if name.startswith(part):
                     undo.callback(setattr, SlotMap, name, function)
-                    setattr(SlotMap, name, wrapped(function, part))
+                    setattr(SlotMap, name, wrapped(function, part, _merges))
         undo.callback(setattr, peer, "make_merger", make_merger)
         peer.make_merger = make_watched_merger
         yield
+
+
+def _merges(slots: SlotMap, *_) -> bool:
+    """Whether a map merges anything: the identity's residual is a part of attention."""
+    return slots.num_slots < slots.slot.shape[1]
 
 
 def _modules(net: nn.Module) -> Iterator[tuple[nn.Module, str]]:
