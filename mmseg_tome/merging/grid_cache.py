@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import torch
 
+from mmseg_tome.ops.backend import is_compiling
+
 MAX_GRIDS = 256
 """Entries each cached function keeps, the least recently used going first."""
-
-# torch before 2.3 has it in a private place.
-is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._dynamo.is_compiling
 
 
 def cached_per_grid(build: Callable) -> Callable:

@@ -10,9 +10,9 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
-from mmseg_tome.merging.grid_cache import is_compiling
 from mmseg_tome.models.attention import Slots
 from mmseg_tome.models.layers import Grid
+from mmseg_tome.ops.backend import is_compiling
 
 ROUNDS = 5
 MARGIN = 0.98

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmseg_tome.merging.grid_cache import is_compiling
+from mmseg_tome.ops.backend import is_compiling
 
 Grid = tuple[int, int]
 """Rows and columns of a token grid, (H, W)."""
