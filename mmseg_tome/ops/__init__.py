@@ -1,27 +1,42 @@
-"""The operations on tokens that merging needs, on plain tensors.
+"""The operations on tokens that have a fast path, on plain tensors.
 
 This is the one place that chooses an implementation, by `backend.use_triton`: the functions of
-`matching`, `assignment` and `segment` in torch, or the Triton kernels in the files beside them.
-Both give the same results to rounding; the kernels' are the same bits on every run.
+`matching`, `assignment` and `segment`, which merging needs, and of `normalization`, `depthwise` and
+`resizing`, which the rest of a model needs, in torch; or the Triton kernels in the files beside
+them. Both give the same results to rounding; the kernels' are the same bits on every run.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from mmseg_tome.ops import assignment, backend, matching, segment
+from mmseg_tome.ops import (
+    assignment,
+    backend,
+    depthwise,
+    matching,
+    normalization,
+    resizing,
+    segment,
+)
 from mmseg_tome.ops.backend import BackendError, get_backend, set_backend, use_triton
 from mmseg_tome.ops.segment import SegmentOrder
 
 if backend.HAVE_OPERATORS:
-    from mmseg_tome.ops import operators
+    from mmseg_tome.ops import layer_operators, operators
 
 __all__ = [
     "BackendError",
     "SegmentOrder",
+    "add_layer_norm",
+    "add_resized",
     "assign",
+    "depthwise_gelu",
     "gather_segments",
     "gather_segments_add",
     "get_backend",
+    "layer_norm",
     "match",
     "segment_mean",
     "segment_order",
@@ -118,6 +133,75 @@ def gather_segments_add(
     if not use_triton(y, residual):
         return segment.gather_segments_add(y, slot, residual)
     return operators.expand(y, slot, *(order or (None, None)), residual, False)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Normalise each token, `[B, N, C]` in and out, see `normalization.layer_norm`."""
+    if not use_triton(x, weight):
+        return normalization.layer_norm(x, weight, bias, eps, dtype)
+    return layer_operators.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
+
+
+def add_layer_norm(
+    residual: Tensor,
+    y: Tensor,
+    slot: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype | None = None,
+    order: SegmentOrder | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`residual + y`, or `+ y[slot]`, and that sum normalised, see `normalization.add_layer_norm`.
+
+    Args:
+        residual: Tokens, `[B, N, C]`.
+        y: Their update, `[B, N, C]`, or with a slot map one row a slot, `[B, M, C]`.
+        slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, M)`, or None.
+        weight: `[C]`.
+        bias: `[C]`.
+        eps: Added to the variance.
+        dtype: Data type of the normalised sum, that of the sum if None.
+        order: `segment_order(slot, M)`, where it is at hand; only the gradient needs it.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    if slot is not None:
+        _check_map(slot, residual)
+        _check_map(slot, y, tokens=False)
+    elif y.shape != residual.shape:
+        raise ValueError(f"an update {tuple(y.shape)} does not fit {tuple(residual.shape)}")
+    if not use_triton(residual, y, weight):
+        return normalization.add_layer_norm(residual, y, slot, weight, bias, eps, dtype)
+    dtype = dtype or torch.promote_types(residual.dtype, y.dtype)
+    order = order or (None, None)
+    return layer_operators.add_layer_norm(residual, y, slot, *order, weight, bias, eps, dtype)[:2]
+
+
+def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int]) -> Tensor:
+    """A depthwise 3x3 convolution and GELU, see `depthwise.depthwise_gelu`.
+
+    Raises:
+        ValueError: The grid does not have as many tokens as `x`.
+    """
+    if hw[0] * hw[1] != x.shape[1]:
+        raise ValueError(f"a grid of {hw[0]}x{hw[1]} tokens does not fit {tuple(x.shape)}")
+    if not use_triton(x, weight):
+        return depthwise.depthwise_gelu(x, weight, bias, hw)
+    return layer_operators.depthwise_gelu(x, weight, bias, *hw)
+
+
+def add_resized(x: Tensor, maps: Sequence[Tensor], relu: bool) -> Tensor:
+    """Add maps resized bilinearly to the size of `x`, see `resizing.add_resized`.
+
+    The kernel is for inference: where gradients are computed, torch does it.
+    """
+    if torch.is_grad_enabled() or not use_triton(x, *maps):
+        return resizing.add_resized(x, maps, relu)
+    return layer_operators.add_resized(x, maps, relu)
 
 
 def _check_map(slot: Tensor, x: Tensor, tokens: bool = True) -> None:

@@ -32,9 +32,9 @@ def set_backend(name: str) -> None:
     """Choose the implementation of all operations in this process.
 
     Args:
-        name: `torch`, the default; `triton`, which is an error where it cannot run; or `auto`,
-            which takes Triton for tensors on a GPU where it can run. Tensors of float64 always use
-            torch.
+        name: `auto`, the default, takes Triton for tensors on a GPU where it can run, and torch
+            elsewhere; `torch`; or `triton`, which is an error where it cannot run. Tensors of
+            float64 always use torch.
 
     Raises:
         BackendError: No such backend, or Triton cannot be imported.
@@ -109,6 +109,4 @@ def _is_interpreted() -> bool:
     return type(language.cdiv).__name__ == "InterpretedFunction"
 
 
-# "auto" once the kernels have run on a GPU; so far compilers and the interpreter have seen them.
-DEFAULT = "torch"
-set_backend(os.environ.get(VARIABLE, DEFAULT))
+set_backend(os.environ.get(VARIABLE, "auto"))

@@ -8,10 +8,14 @@ Per sample, with E bytes an element: 2 S D C FLOP; S C E + D C E bytes from memo
 destinations are in the L2 cache, and (BLOCK_S + BLOCK_D) C E bytes from L2 for each block of pairs.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
 
 NORM_BLOCK = 4096
 """Elements that a program of the norm kernel holds at once."""
@@ -35,21 +39,32 @@ def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor,
     similarity = metric.new_empty(batch, num_src, dtype=torch.float32)
     nearest = src.new_empty(batch, num_src)
 
-    block_c = min(triton.next_power_of_2(channels), 128)
+    block_c = min(next_power_of_2(channels), 128)
     block_rows = NORM_BLOCK // block_c
-    grid = (triton.cdiv(num_dst, block_rows), batch)
-    _inverse_norm_kernel[grid](
-        metric, dst, inverse_norm, tokens, num_dst, channels, BLOCK_R=block_rows, BLOCK_C=block_c
+    grid = (ceil_div(num_dst, block_rows), batch)
+    launch(
+        _inverse_norm_kernel,
+        grid,
+        metric,
+        dst,
+        inverse_norm,
+        tokens,
+        num_dst,
+        channels,
+        BLOCK_R=block_rows,
+        BLOCK_C=block_c,
     )
 
     on_cuda = torch.version.hip is None
     tf32 = metric.dtype == torch.float32 and on_cuda and (tf32 or _tf32_is_allowed())
     exact = metric.dtype == torch.float32 and not tf32
     block_s, block_d, block_c, warps = _blocks(
-        batch, num_src, num_dst, metric.element_size(), exact
+        batch, num_src, num_dst, metric.element_size(), exact, _shared_memory(metric.device)
     )
-    grid = (triton.cdiv(num_src, block_s), batch)
-    _match_kernel[grid](
+    grid = (ceil_div(num_src, block_s), batch)
+    launch(
+        _match_kernel,
+        grid,
         metric,
         src,
         dst,
@@ -67,7 +82,7 @@ def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor,
         num_warps=warps,
         num_stages=2 if exact else 3,
         # Two programs a multiprocessor, one's loads behind the other's products.
-        **(dict(maxnreg=128) if on_cuda and warps == 8 else {}),
+        **(dict(maxnreg=128) if on_cuda and block_s == block_d == 128 else {}),
     )
     return similarity, nearest
 
@@ -80,20 +95,33 @@ def _tf32_is_allowed() -> bool:
     return matmul.allow_tf32
 
 
-def _blocks(batch: int, num_src: int, num_dst: int, size: int, exact: bool) -> tuple:
+def _blocks(
+    batch: int, num_src: int, num_dst: int, size: int, exact: bool, shared_memory: int
+) -> tuple[int, int, int, int]:
     """BLOCK_S, BLOCK_D, BLOCK_C and warps.
 
     Large blocks read less from L2: 128 x 128 reads a byte per 64 FLOP in half precision. They need
     enough sources to give each of about 100 multiprocessors a program. Three stages take
     3 * (128 + 128) * 128 bytes = 96 KiB of shared memory, as much as GPUs of compute capability 8.6
-    give a program. Exact float32 runs on the ordinary units, from registers.
+    give a program; 128 x 256 takes 144 KiB, and pays where there are many destinations. Exact
+    float32 runs on the ordinary units, from registers.
     """
     if exact:
         return 64, 64, 16, 4
     block_c = 128 // size
     if batch * num_src < 100 * 128:
         return 64, 64 if num_dst > 32 else 32, block_c, 4
+    if num_dst >= 512 and shared_memory >= 160 * 1024:
+        return 128, 256, block_c, 8
     return 128, 128 if num_dst > 64 else 64, block_c, 8
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a program can have; 0 if not known."""
+    if device.type != "cuda":
+        return 0
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
 
 
 @triton.jit

@@ -1,35 +1,8 @@
-"""The Triton kernels as operators of torch, with shapes and gradients.
-
-A compiler sees an operator as one opaque call with a known result shape, so models compile
-without graph breaks. Triton itself is imported when the first operator runs.
-
-`Library` rather than `custom_op`: a call takes 7 instead of 10 microseconds, and a forward pass
-makes a few hundred.
-"""
-
-from collections.abc import Callable
+"""The operations on slot maps as operators of torch."""
 
 import torch
-from torch import Tensor
 
-_LIBRARY = torch.library.Library("mmseg_tome", "DEF")
-
-
-def _operator(schema: str, fake: Callable) -> Callable[[Callable], Callable]:
-    """Make a function of tensors, the first of them never None, an operator of that schema."""
-    name = schema.partition("(")[0]
-
-    def register(run: Callable) -> Callable:
-        def on_its_device(first: Tensor, *args):
-            with torch.cuda.device_of(first):  # where Triton launches; nothing for a CPU
-                return run(first, *args)
-
-        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _LIBRARY.impl(name, on_its_device, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"mmseg_tome::{name}", fake, lib=_LIBRARY)
-        return getattr(torch.ops.mmseg_tome, name).default
-
-    return register
+from mmseg_tome.ops.library import operator
 
 
 def _match_shapes(metric, src, dst, tf32):
@@ -37,7 +10,7 @@ def _match_shapes(metric, src, dst, tf32):
     return metric.new_empty(shape, dtype=torch.float32), src.new_empty(shape)
 
 
-@_operator(
+@operator(
     "match(Tensor metric, Tensor src, Tensor dst, bool tf32) -> (Tensor, Tensor)", _match_shapes
 )
 def match(metric, src, dst, tf32):
@@ -50,7 +23,7 @@ def _assign_shape(similarity, nearest, r, src, dst, num_tokens):
     return nearest.new_empty(nearest.shape[0], num_tokens)
 
 
-@_operator(
+@operator(
     "assign(Tensor similarity, Tensor nearest, SymInt r, Tensor src, Tensor dst, SymInt num_tokens)"
     " -> Tensor",
     _assign_shape,
@@ -66,7 +39,7 @@ def _order_shapes(slot, num_slots):
     return slot.new_empty(slot.shape, dtype=torch.int32), offsets
 
 
-@_operator("segment_order(Tensor slot, SymInt num_slots) -> (Tensor, Tensor)", _order_shapes)
+@operator("segment_order(Tensor slot, SymInt num_slots) -> (Tensor, Tensor)", _order_shapes)
 def segment_order(slot, num_slots):
     from mmseg_tome.ops import segment_triton
 
@@ -77,7 +50,7 @@ def _reduce_shape(x, slot, tokens, offsets, mean):
     return x.new_empty(x.shape[0], offsets.shape[1] - 1, x.shape[2])
 
 
-@_operator(
+@operator(
     "reduce(Tensor x, Tensor slot, Tensor tokens, Tensor offsets, bool mean) -> Tensor",
     _reduce_shape,
 )
@@ -92,7 +65,7 @@ def _expand_shape(y, slot, tokens, offsets, residual, mean):
     return y.new_empty(y.shape[0], slot.shape[1], y.shape[2], dtype=dtype)
 
 
-@_operator(
+@operator(
     "expand(Tensor y, Tensor slot, Tensor? tokens, Tensor? offsets, Tensor? residual, bool mean)"
     " -> Tensor",
     _expand_shape,
@@ -135,9 +108,5 @@ def _expand_backward(ctx, grad):
     return grad_y, None, None, None, grad_residual, None
 
 
-torch.library.register_autograd(
-    "mmseg_tome::reduce", _reduce_backward, setup_context=_save_for_expand, lib=_LIBRARY
-)
-torch.library.register_autograd(
-    "mmseg_tome::expand", _expand_backward, setup_context=_save_for_reduce, lib=_LIBRARY
-)
+reduce.set_gradient(_reduce_backward, _save_for_expand)
+expand.set_gradient(_expand_backward, _save_for_reduce)

@@ -14,8 +14,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+
 TILE = 32
 """Tokens of a run that is summed beforehand."""
+TILE_WARPS = 4
+REDUCE_BLOCKS = 4, 4, 64, 1
+"""BLOCK_M, ROWS, BLOCK_C and warps of the sums over slots."""
 SORT_M = 32
 """Slots that a program sorts the tokens of."""
 BLOCK_C = 64
@@ -34,11 +39,13 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     batch, num_tokens = slot.shape
     # Fewer programs for long maps, as each of them reads all of it.
     list_m = SORT_M if num_tokens <= 16384 else 4 * SORT_M
-    lists = triton.cdiv(num_slots, list_m)
-    block_n = min(triton.next_power_of_2(num_tokens), 4096)
+    lists = ceil_div(num_slots, list_m)
+    block_n = min(next_power_of_2(num_tokens), 4096)
     listed = slot.new_empty(batch, num_tokens, dtype=torch.int32)
     begins = slot.new_empty(batch, lists + 1, dtype=torch.int32)
-    _list_kernel[(lists, batch)](
+    launch(
+        _list_kernel,
+        (lists, batch),
         slot,
         listed,
         begins,
@@ -49,7 +56,9 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     )
     tokens = torch.empty_like(listed)
     offsets = slot.new_empty(batch, num_slots + 1, dtype=torch.int32)
-    _sort_kernel[(triton.cdiv(num_slots, SORT_M), batch)](
+    launch(
+        _sort_kernel,
+        (ceil_div(num_slots, SORT_M), batch),
         slot,
         listed,
         begins,
@@ -84,10 +93,12 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
     num_tiles = num_tokens // TILE
     tile_sums = x.new_empty(batch, max(num_tiles, 1), channels, dtype=torch.float32)
     out = x.new_empty(batch, num_slots, channels)
-    block_c = min(triton.next_power_of_2(channels), BLOCK_C)
-    blocks_c = triton.cdiv(channels, block_c)
+    block_c = min(next_power_of_2(channels), BLOCK_C)
+    blocks_c = ceil_div(channels, block_c)
     if num_tiles:
-        _tile_kernel[(num_tiles, blocks_c, batch)](
+        launch(
+            _tile_kernel,
+            (num_tiles, blocks_c, batch),
             x,
             slot,
             tokens,
@@ -98,9 +109,14 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
             0 if shared else num_tokens,
             TILE=TILE,
             BLOCK_C=block_c,
+            num_warps=TILE_WARPS,
         )
-    block_m = 8
-    _reduce_kernel[(triton.cdiv(num_slots, block_m), blocks_c, batch)](
+    block_m, rows, block_c, warps = REDUCE_BLOCKS
+    block_c = min(next_power_of_2(channels), block_c)
+    blocks_c = ceil_div(channels, block_c)
+    launch(
+        _reduce_kernel,
+        (ceil_div(num_slots, block_m), blocks_c, batch),
         x,
         tokens,
         offsets,
@@ -115,8 +131,9 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
         MEAN=mean,
         TILE=TILE,
         BLOCK_M=block_m,
-        ROWS=8,
+        ROWS=rows,
         BLOCK_C=block_c,
+        num_warps=warps,
     )
     return out
 
@@ -144,9 +161,11 @@ def expand(
         residual, dtype = residual.contiguous(), torch.promote_types(y.dtype, residual.dtype)
     out = y.new_empty(batch, num_tokens, channels, dtype=dtype)
     shared = slot.shape[0] == 1
-    block_c = min(triton.next_power_of_2(channels), BLOCK_C)
+    block_c = min(next_power_of_2(channels), BLOCK_C)
     block_n = 4096 // block_c
-    _expand_kernel[(triton.cdiv(num_tokens, block_n), triton.cdiv(channels, block_c), batch)](
+    launch(
+        _expand_kernel,
+        (ceil_div(num_tokens, block_n), ceil_div(channels, block_c), batch),
         y,
         slot,
         offsets,

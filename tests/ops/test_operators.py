@@ -54,7 +54,7 @@ def test_operators_are_what_they_say(tokens):
         "reduce": (x, slot, *order, True),
         "expand": (y, slot, None, None, residual, False),
     }.items():
-        torch.library.opcheck(getattr(ops.operators, name), arguments)
+        torch.library.opcheck(getattr(ops.operators, name).registered, arguments)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -75,4 +75,4 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(repo):
     environment = os.environ | {"PYTHONPATH": str(repo)}
     done = subprocess.run(tool, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "8 kernels compile for compute capability 9.0" in done.stdout
+    assert "14 kernels compile for compute capability 9.0" in done.stdout

@@ -1,0 +1,59 @@
+"""The depthwise kernels against their twin in float64, forward and backward."""
+
+import pytest
+import torch
+
+from mmseg_tome.ops import depthwise, depthwise_gelu
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("batch", "hw", "channels"),
+    [(2, (5, 7), 20), (1, (33, 3), 70), (1, (1, 1), 1), (1, (17, 4), 130), (1, (1, 9), 8)],
+)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_it_is_its_twin(dtype, batch, hw, channels, device):
+    shapes = (batch, hw[0] * hw[1], channels), (channels, 1, 3, 3), (channels,)
+    inputs = [torch.randn(s, device=device).to(dtype).requires_grad_() for s in shapes]
+    grad = torch.randn(shapes[0], device=device).to(dtype)
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    out, twin = depthwise_gelu(*inputs, hw), depthwise.depthwise_gelu(*wide, hw)
+    grads = torch.autograd.grad(out, inputs, grad)
+    twin_grads = torch.autograd.grad(twin, wide, grad.double())
+    assert [t.dtype for t in (out, *grads)] == [dtype] * 4
+    for one, expected in zip((out, *grads), (twin, *twin_grads), strict=True):
+        assert one.shape == expected.shape
+        # GELU is exact to 1e-7, not relative to values that happen to be near zero.
+        limit = TOLERANCE[dtype] * expected.norm() + 1e-6 * expected.numel() ** 0.5
+        assert (one.double() - expected).norm() < limit
+    again = torch.autograd.grad(depthwise_gelu(*inputs, hw), inputs, grad)
+    assert all(map(torch.equal, grads, again))
+
+
+def test_gelu_is_exact_far_from_zero(device):
+    x = torch.linspace(-9, 9, 181, device=device)[None, :, None]
+    weight = torch.zeros(1, 1, 3, 3, device=device)
+    weight[0, 0, 1, 1] = 1
+    out = depthwise_gelu(x, weight, torch.zeros(1, device=device), (181, 1))
+    expected = torch.nn.functional.gelu(x.double())
+    torch.testing.assert_close(out.double(), expected, atol=5e-7, rtol=1e-6)
+
+
+def test_weights_may_be_wider_than_tokens(device):  # under autocast
+    x = torch.randn(1, 12, 8, device=device).bfloat16().requires_grad_()
+    weight = torch.randn(8, 1, 3, 3, device=device, requires_grad=True)
+    bias = torch.randn(8, device=device, requires_grad=True)
+    out = depthwise_gelu(x, weight, bias, (3, 4))
+    grads = torch.autograd.grad(out.float().sum(), (x, weight, bias))
+    assert out.dtype == torch.bfloat16
+    assert [g.dtype for g in grads] == [torch.bfloat16, torch.float32, torch.float32]
+
+
+def test_the_tokens_may_be_a_view(device):
+    x = torch.randn(2, 8, 12, device=device).transpose(1, 2)
+    weight, bias = torch.randn(8, 1, 3, 3, device=device), torch.randn(8, device=device)
+    expected = depthwise.depthwise_gelu(x, weight, bias, (3, 4))
+    torch.testing.assert_close(depthwise_gelu(x, weight, bias, (3, 4)), expected)

@@ -1,0 +1,73 @@
+"""Compiling every kernel for a GPU that is not there."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import torch
+
+
+def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) -> None:
+    """Compile every kernel as it would be launched, for a few shapes."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    from mmseg_tome.ops import (
+        assignment_triton,
+        depthwise_triton,
+        matching_triton,
+        normalization_triton,
+        resizing_triton,
+        segment_triton,
+    )
+
+    class NoDriver:
+        get_current_device = staticmethod(lambda: 0)
+        get_current_stream = staticmethod(lambda device: 0)
+        get_current_target = staticmethod(lambda: GPUTarget("cuda", capability, 32))
+
+    shared_memory = defaultdict(dict)
+    launch = triton.JITFunction.run
+
+    def only_compile(kernel, *args, grid, warmup, **options):
+        compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
+        shared_memory[compiled.name][compiled.hash] = compiled.metadata.shared
+
+    triton.runtime.driver.set_active(NoDriver())
+    triton.JITFunction.run = only_compile
+    shapes = [(1, 12, 1, 7), (8, 3840, 256, 320), (1, 960, 64, 512), (1, 61440, 4096, 320)]
+    for dtype in dtypes:
+        for batch, num_src, num_dst, channels in shapes[:2] if tiny else shapes:
+            tokens, num_slots = num_src + num_dst, num_dst + num_src // 4
+            x = torch.empty(batch, tokens, channels, dtype=dtype, device="meta")
+            src, dst = (
+                torch.empty(n, dtype=torch.int64, device="meta") for n in (num_src, num_dst)
+            )
+            for tf32 in (False, True):
+                pairs = matching_triton.match(x, src, dst, tf32)
+            slot = assignment_triton.assign(*pairs, tokens - num_slots, src, dst, tokens)
+            order = segment_triton.segment_order(slot, num_slots)
+            for mean in (True, False):
+                y = segment_triton.reduce(x, slot, *order, mean)
+                segment_triton.expand(y, slot, order[1], x if mean else x.float(), False)
+                segment_triton.expand(y, slot, order[1], None, mean)
+            y, weight = x[:, :num_slots], torch.empty(channels, dtype=dtype, device="meta")
+            affine = (weight, weight, 1e-6)
+            out, *saved = normalization_triton.layer_norm(x, *affine, dtype)
+            for to in (None, slot):
+                normalization_triton.add_layer_norm(x, x if to is None else y, to, *affine, dtype)
+            for grad in (None, x):
+                normalization_triton.layer_norm_backward(out, grad, x, *saved, weight)
+            kernel = torch.empty(channels, 1, 3, 3, dtype=dtype, device="meta")
+            grid = (1, tokens)
+            depthwise_triton.depthwise_gelu(x, kernel, weight, grid)
+            depthwise_triton.depthwise_gelu_backward(x, x, kernel, weight, grid)
+            image = torch.empty(batch, channels, 8, 8, dtype=dtype, device="meta")
+            for count in range(4):
+                resizing_triton.add_resized(image, [image[:, :, :4, :4]] * count, count == 3)
+    for kernel, variants in sorted(shared_memory.items()):
+        most = max(variants.values())
+        print(f"{kernel:22}{len(variants):4} variants, at most {most:6} bytes of shared memory")
+    print(f"{len(shared_memory)} kernels compile for compute capability {capability / 10}")
