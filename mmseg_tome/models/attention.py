@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
 from mmseg_tome.models.layers import Grid, map_to_tokens, tokens_to_map
+from mmseg_tome.models.streams import side_by_side
 
 
 class Slots(NamedTuple):
@@ -36,8 +37,8 @@ class MergedAttention(nn.Module):
     """Multi-head attention over merged queries and merged, spatially reduced keys and values.
 
     Queries merge on the stage's grid; keys and values merge after the spatial reduction and
-    feed both K and V. The output projection works on merged queries, then every token of the
-    full grid reads its slot back.
+    feed both K and V. The output projection works on merged queries; that every token of the full
+    grid reads its slot back is left to the norm that adds the update, see `norms`.
 
     Args:
         embed_dims: Channels of a token.
@@ -76,37 +77,41 @@ class MergedAttention(nn.Module):
         self.q_merger = TokenMerger(q_strategy or Identity())
         self.kv_merger = TokenMerger(kv_strategy or Identity())
 
-    def forward(
-        self,
-        x: Tensor,
-        hw: Grid,
-        slots: Slots | None = None,
-        residual: Tensor | None = None,
-        drop_path: Callable[[Tensor], Tensor] = nn.Identity(),  # noqa: B008, it has no state
-    ) -> tuple[Tensor, Slots]:
+    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
         """Attend within each sample.
 
         Args:
             x: Tokens, `[B, H * W, embed_dims]`.
             hw: Their grid.
             slots: The slot maps to merge by; None lets the strategies find them.
-            residual: What to add the update to, `[B, H * W, embed_dims]`.
-            drop_path: Scales the update of whole samples.
 
         Returns:
-            The tokens' update, `[B, H * W, embed_dims]`, added to the residual if there is one,
-            and the slot maps that were used.
+            The update of the merged queries, `[B, M, embed_dims]`, which each token is to read by
+            the queries' slot map, before `proj_drop`; and the slot maps that were used.
         """
-        kv, kv_hw = self.reduce(x, hw)
-        if slots is None:
-            slots = Slots(self.q_merger(x, hw), self.kv_merger(kv, kv_hw))
-        out = self.attend(slots.q.merge(x), slots.kv.merge(kv))  # [B, M, C]
-        # A sample's scale is the same for a slot and its tokens; a token's dropout is not.
-        out = drop_path(out)
-        if residual is not None and not (self.training and self.proj_drop.p):
-            return slots.q.unmerge_add(out, residual), slots
-        out = self.proj_drop(slots.q.unmerge(out))
-        return out if residual is None else residual + out, slots
+        (q, q_slots), (k, v, kv_slots) = side_by_side(
+            lambda: self.queries(x, hw, slots and slots.q),
+            lambda: self.keys_values(x, hw, slots and slots.kv),
+            x,
+        )
+        drop = self.attn.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # [B, heads, M, C / heads]
+        return self.attn.out_proj(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
+
+    def queries(self, x: Tensor, hw: Grid, slots: SlotMap | None) -> tuple[Tensor, SlotMap]:
+        """Merge the tokens and project them, `[B, H * W, C] -> [B, heads, M, C / heads]`."""
+        slots = slots or self.q_merger(x, hw)
+        (q,) = self._project(slots.merge(x), 0, 1)
+        return q, slots
+
+    def keys_values(
+        self, x: Tensor, hw: Grid, slots: SlotMap | None
+    ) -> tuple[Tensor, Tensor, SlotMap]:
+        """Reduce, merge and project the tokens to keys and values, `[B, heads, L, C / heads]`."""
+        x, hw = self.reduce(x, hw)
+        slots = slots or self.kv_merger(x, hw)
+        k, v = self._project(slots.merge(x), 1, 3)
+        return k, v, slots
 
     def reduce(self, x: Tensor, hw: Grid) -> tuple[Tensor, Grid]:
         """Spatially reduce the tokens that keys and values are made from, with their new grid."""
@@ -115,21 +120,11 @@ class MergedAttention(nn.Module):
         x = self.sr(tokens_to_map(x, hw))
         return self.norm(map_to_tokens(x)), (x.shape[2], x.shape[3])
 
-    def attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        """Attention with its projections, `[B, M, C]` and `[B, L, C]` -> `[B, M, C]`."""
-        attn = self.attn
-        channels = attn.embed_dim
-        w_q, w_kv = attn.in_proj_weight.split([channels, 2 * channels])
-        b_q, b_kv = (None, None)
-        if attn.in_proj_bias is not None:
-            b_q, b_kv = attn.in_proj_bias.split([channels, 2 * channels])
-        q = self._heads(F.linear(q, w_q, b_q))  # [B, heads, M, C / heads]
-        k, v = F.linear(kv, w_kv, b_kv).chunk(2, dim=2)
-        k, v = self._heads(k), self._heads(v)  # [B, heads, L, C / heads]
-        drop = attn.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)
-        return attn.out_proj(out.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """`[B, N, C] -> [B, heads, N, C / heads]`."""
-        return x.unflatten(2, (self.attn.num_heads, -1)).transpose(1, 2)
+    def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
+        """Those of the projections q, k, v (0, 1, 2), `[B, N, C]` -> `[B, heads, N, C / heads]`."""
+        channels, heads = self.attn.embed_dim, self.attn.num_heads
+        rows = slice(first * channels, last * channels)
+        bias = self.attn.in_proj_bias
+        x = F.linear(x, self.attn.in_proj_weight[rows], None if bias is None else bias[rows])
+        x = x.unflatten(2, (last - first, heads, -1))  # [B, N, last - first, heads, C / heads]
+        return tuple(x.permute(2, 0, 3, 1, 4))

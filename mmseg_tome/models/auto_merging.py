@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 
 from mmseg_tome.models.attention import Slots
 from mmseg_tome.models.layers import Grid
+from mmseg_tome.models.norms import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
 ROUNDS = 5
@@ -58,7 +58,7 @@ class AutoMerging:
             plain: Slot maps that merge nothing.
             reuse: How many blocks share slot maps.
         """
-        dtype = autocast_dtype(x)
+        dtype = autocast_dtype(x) or x.dtype
         key = (stage, tuple(x.shape), dtype, x.device, torch.is_grad_enabled())
         if key not in self.decisions:
             if is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -68,17 +68,6 @@ class AutoMerging:
         return self.decisions[key].merges
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """Data type that matrix products of `x` are computed in."""
-    kind = x.device.type
-    if TorchVersion(torch.__version__) < (2, 4):  # its functions take no device
-        cpu = kind == "cpu"
-        on = torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
-        to = torch.get_autocast_cpu_dtype() if cpu else torch.get_autocast_gpu_dtype()
-        return to if on else x.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def _decide(blocks: Sequence[nn.Module], x: Tensor, hw: Grid, plain: Slots, reuse: int) -> Decision:
     block = blocks[0]
     matching = -(-len(blocks) // reuse)  # blocks that find slot maps of their own
@@ -86,7 +75,7 @@ def _decide(blocks: Sequence[nn.Module], x: Tensor, hw: Grid, plain: Slots, reus
     block.eval()  # no dropout: the random numbers of a training stay what they would be
     try:
         with torch.no_grad():
-            slots = block(x, hw)[1]
+            slots = block(x, hw)[-1]
         times = [
             seconds(lambda given=given: _step(block, x, hw, given, with_grad), x.device)
             for given in (None, slots, plain)
@@ -102,8 +91,9 @@ def _decide(blocks: Sequence[nn.Module], x: Tensor, hw: Grid, plain: Slots, reus
 def _step(block: nn.Module, x: Tensor, hw: Grid, slots: Slots | None, with_grad: bool) -> None:
     if with_grad:
         x = x.detach().requires_grad_()
-        out = block(x, hw, slots)[0]
-        torch.autograd.grad(out.sum(), x)  # of the input alone: parameters' gradients stay
+        x_sum, update, _ = block(x, hw, slots)
+        out = x_sum.sum() + update.sum()
+        torch.autograd.grad(out, x)  # of the input alone: parameters' gradients stay
     else:
         block(x, hw, slots)
 

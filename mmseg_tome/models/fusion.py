@@ -1,6 +1,6 @@
 """The fusion of SegFormer's all-MLP head, shared by segmentation and pose."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmseg_tome import ops
 from mmseg_tome.models.layers import BAND_BYTES, Grid, fits_bands, map_to_tokens, tokens_to_map
 
 
@@ -46,35 +47,48 @@ def fuse_levels(
         for level, project, part in zip(coarser, convs[1:], weights, strict=True)
     ]
 
-    def fuse(band: Tensor, resized: Iterable[Tensor]) -> Tensor:
-        fused = pointwise(apply_pointwise(convs[0], band), first_weight, bias)
-        for share in resized:
-            fused += share  # in place: a new map of this size costs more than the addition
-        fused = norm(fused)
-        return predict(fusion_conv.activate(fused) if fusion_conv.with_activation else fused)
+    def begin(band: Tensor) -> Tensor:
+        return pointwise(apply_pointwise(convs[0], band), first_weight, bias)
 
+    activate = fusion_conv.activate if fusion_conv.with_activation else nn.Identity()
     hw = (finest.shape[2], finest.shape[3])
-    scales = [hw[0] // share.shape[2] for share in shares]
-    pixelwise = all(isinstance(fold_norm(m)[2], nn.Identity) for m in (fusion_conv, convs[0]))
-    whole_steps = all(
-        (share.shape[2] * scale, share.shape[3] * scale) == hw
+    if (mode, align_corners) != PLAIN:
+        align = None if mode in ("nearest", "nearest-exact", "area") else align_corners
+        fused = begin(finest)
+        for share in shares:
+            fused += F.interpolate(share, hw, mode=mode, align_corners=align)
+        return predict(activate(norm(fused)))
+
+    step = _rows_of_a_band(finest, shares, weight.shape[0])
+    folded = all(isinstance(fold_norm(m)[2], nn.Identity) for m in (fusion_conv, convs[0]))
+    if folded and step < hw[0]:
+        done = []
+        for top in range(0, hw[0], step):
+            bottom = min(top + step, hw[0])
+            fused = begin(finest[:, :, top:bottom])
+            for share in shares:
+                # In place: a new map of this size costs more than the addition.
+                fused += upsample_rows(share, hw, top, bottom)
+            done.append(predict(activate(fused)))
+        return torch.cat(done, dim=2)
+    if isinstance(norm, nn.Identity) and isinstance(activate, nn.ReLU):
+        return predict(ops.add_resized(begin(finest), shares, relu=True))
+    return predict(activate(norm(ops.add_resized(begin(finest), shares, relu=False))))
+
+
+def _rows_of_a_band(finest: Tensor, shares: Sequence[Tensor], channels: int) -> int:
+    """Rows of the finest level to fuse at a time: all of them where `fits_bands` does not hold."""
+    height, width = finest.shape[2:]
+    scales = [height // share.shape[2] for share in shares]
+    whole = all(
+        (share.shape[2] * scale, share.shape[3] * scale) == (height, width)
         for share, scale in zip(shares, scales, strict=True)
     )
-    if fits_bands(finest) and pixelwise and whole_steps and (mode, align_corners) == PLAIN:
-        row = finest.shape[0] * hw[1] * weight.shape[0] * finest.element_size()
-        step = max(scales, default=1)
-        rows = max(BAND_BYTES // row // step, 1) * step
-        bands = [(top, min(top + rows, hw[0])) for top in range(0, hw[0], rows)]
-        if len(bands) > 1:
-            done = [
-                fuse(finest[:, :, slice(*band)], (upsample_rows(s, hw, *band) for s in shares))
-                for band in bands
-            ]
-            return torch.cat(done, dim=2)
-    align = None if mode in ("nearest", "nearest-exact", "area") else align_corners
-    return fuse(
-        finest, (F.interpolate(share, hw, mode=mode, align_corners=align) for share in shares)
-    )
+    if not (whole and fits_bands(finest)):
+        return height
+    row = finest.shape[0] * width * channels * finest.element_size()
+    step = max(scales, default=1)
+    return max(BAND_BYTES // row // step, 1) * step
 
 
 PLAIN = ("bilinear", False)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmseg_tome import ops
 from mmseg_tome.ops.backend import is_compiling
 
 Grid = tuple[int, int]
@@ -84,6 +85,32 @@ class PatchEmbed(nn.Module):
         return tuple((size + 2 * pad - kernel) // stride + 1 for size in hw)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop the update of whole samples (arXiv 1603.09382).
+
+    Draws the same numbers as mmcv's, but scales and masks in one pass over the update.
+
+    Args:
+        drop_prob: Probability that a sample's update is dropped.
+    """
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, ...]` in and out."""
+        if not (self.training and self.drop_prob):
+            return x
+        keep = 1 - self.drop_prob
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = (keep + torch.rand(shape, dtype=x.dtype, device=x.device)).floor_()  # 0 or 1
+        return x * kept.div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob}"
+
+
 class MixFFN(nn.Module):
     """Feed-forward network with a depthwise convolution inside (SegFormer, section 3.1).
 
@@ -113,6 +140,7 @@ class MixFFN(nn.Module):
         )
         reduce = PointwiseConv(feedforward_channels, embed_dims)
         self.layers = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
+        self.is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
 
     def forward(self, x: Tensor, hw: Grid) -> Tensor:
         """`[B, H * W, embed_dims]` in and out."""
@@ -121,8 +149,11 @@ class MixFFN(nn.Module):
             if rows < hw[0]:
                 return self.forward_in_bands(x, hw, rows)
         expand, depthwise, activation, drop, reduce, _ = self.layers
-        x = tokens_to_map(expand(x), hw)  # [B, feedforward_channels, H, W]
-        x = map_to_tokens(activation(depthwise(x)))  # [B, H * W, feedforward_channels]
+        x = expand(x)  # [B, H * W, feedforward_channels]
+        if self.is_gelu:
+            x = ops.depthwise_gelu(x, depthwise.weight, depthwise.bias, hw)
+        else:
+            x = map_to_tokens(activation(depthwise(tokens_to_map(x, hw))))
         return drop(reduce(drop(x)))
 
     def forward_in_bands(self, x: Tensor, hw: Grid, rows: int) -> Tensor:

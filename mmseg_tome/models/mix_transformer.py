@@ -1,5 +1,6 @@
 """Merge-aware MixVisionTransformer, the backbone of SegFormer and SegFormer++."""
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -7,8 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
-from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmcv.cnn.bricks import DropPath
+from mmcv.cnn import build_activation_layer
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.models.attention import MergedAttention, Slots
 from mmseg_tome.models.auto_merging import AutoMerging
 from mmseg_tome.models.errors import ImageSizeError
-from mmseg_tome.models.layers import Grid, MixFFN, PatchEmbed, tokens_to_map
+from mmseg_tome.models.layers import DropPath, Grid, MixFFN, PatchEmbed, tokens_to_map
+from mmseg_tome.models.norms import add_and_normalise, build_token_norm
 from mmseg_tome.registry import MODELS
 
 
@@ -48,24 +49,42 @@ class TransformerEncoderLayer(nn.Module):
         self.attn = attn
         self.norm2 = norm2
         self.ffn = ffn
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
-        """Tokens `[B, H * W, C]` in and out, with the slot maps that merged them.
+    def forward(
+        self, x: Tensor, hw: Grid, slots: Slots | None = None, update: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Slots]:
+        """Update tokens.
+
+        The last residual sum is left to whoever comes next, as it is one pass over the tokens
+        together with the norm that follows.
 
         Args:
-            x: Tokens.
+            x: Tokens, `[B, H * W, C]`.
             hw: Their grid.
             slots: Slot maps of an earlier block to merge by; None lets this block find its own.
+            update: What is still to be added to the tokens, `[B, H * W, C]`.
+
+        Returns:
+            Tokens and what is still to be added to them, `[B, H * W, C]` each, and the slot maps
+            that merged them.
         """
         if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, hw, slots, use_reentrant=False)
-        return self._forward(x, hw, slots)
+            return cp.checkpoint(self._forward, x, hw, slots, update, use_reentrant=False)
+        return self._forward(x, hw, slots, update)
 
-    def _forward(self, x: Tensor, hw: Grid, slots: Slots | None) -> tuple[Tensor, Slots]:
-        x, slots = self.attn(self.norm1(x), hw, slots, x, self.drop_path)
-        return x + self.drop_path(self.ffn(self.norm2(x), hw)), slots
+    def _forward(
+        self, x: Tensor, hw: Grid, slots: Slots | None, update: Tensor | None
+    ) -> tuple[Tensor, Tensor, Slots]:
+        x, normed = add_and_normalise(self.norm1, x, update)
+        update, slots = self.attn(normed, hw, slots)  # [B, M, C]
+        update, q_slots = self.drop_path(update), slots.q
+        proj_drop = self.attn.proj_drop
+        if proj_drop.training and proj_drop.p:  # each token drops values of its own
+            update, q_slots = proj_drop(q_slots.unmerge(update)), None
+        x, normed = add_and_normalise(self.norm2, x, update, q_slots)
+        return x, self.drop_path(self.ffn(normed, hw)), slots
 
 
 @MODELS.register_module()
@@ -157,11 +176,11 @@ class MixVisionTransformer(BaseModule):
         self.reuse = [stage.reuse for stage in merging]
         self.auto = AutoMerging() if split_auto(tome_cfg)[1] else None
 
-        def norm(channels: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, channels)[1]
+        norm = functools.partial(build_token_norm, norm_cfg)
+        block_norm = functools.partial(norm, feeds_matmul=True)
 
         def block(i: int, channels: int, drop_path: float, merging: StageMerging) -> nn.Module:
-            norm1 = norm(channels)
+            norm1 = block_norm(channels)
             attn = MergedAttention(
                 channels,
                 num_heads[i],
@@ -169,11 +188,11 @@ class MixVisionTransformer(BaseModule):
                 attn_drop_rate,
                 drop_rate,
                 sr_ratios[i],
-                norm,
+                block_norm,
                 q_strategy=merging.q,
                 kv_strategy=merging.kv,
             )
-            norm2 = norm(channels)
+            norm2 = block_norm(channels)
             ffn = MixFFN(channels, mlp_ratio * channels, build_activation_layer(act_cfg), drop_rate)
             return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
 
@@ -232,15 +251,18 @@ class MixVisionTransformer(BaseModule):
         outs = []
         for i, (embed, blocks, norm) in enumerate(self.layers):
             x, hw = embed(x)
-            x = self._run_blocks(i, blocks, x, hw)
-            x = tokens_to_map(norm(x), hw)
+            x, update = self._run_blocks(i, blocks, x, hw)
+            x = tokens_to_map(add_and_normalise(norm, x, update)[1], hw)
             if i in self.out_indices:
                 outs.append(x)
         return outs
 
-    def _run_blocks(self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid) -> Tensor:
-        """The blocks of stage i, `[B, H * W, C]` in and out."""
+    def _run_blocks(
+        self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid
+    ) -> tuple[Tensor, Tensor | None]:
+        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
         slots, every = None, self.reuse[i]  # every so many blocks find slot maps of their own
+        update = None
         if self.auto is not None:
             sr = self.sr_ratios[i]
             counts = (hw[0] * hw[1], (hw[0] // sr) * (hw[1] // sr))
@@ -248,8 +270,8 @@ class MixVisionTransformer(BaseModule):
             if not self.auto.merges(i, blocks, x, hw, plain, every):
                 slots, every = plain, 0
         for j, block in enumerate(blocks):
-            x, slots = block(x, hw, None if every and j % every == 0 else slots)
-        return x
+            x, update, slots = block(x, hw, None if every and j % every == 0 else slots, update)
+        return x, update
 
     def grids(self, hw: Grid) -> list[tuple[Grid, Grid]]:
         """Each stage's token grids, of the queries and of the keys and values, for images `hw`."""

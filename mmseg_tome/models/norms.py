@@ -1,0 +1,90 @@
+"""Norms of tokens, which add a block's pending update before they normalise."""
+
+import torch
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+from torch.torch_version import TorchVersion
+
+from mmseg_tome import ops
+from mmseg_tome.merging import SlotMap
+
+TORCH_BEFORE_2_4 = TorchVersion(torch.__version__) < (2, 4)
+
+
+class TokenNorm(nn.LayerNorm):
+    """Layer norm over the channels of tokens, fused with the residual sum before it.
+
+    Args:
+        channels: Channels of a token.
+        eps: Added to the variance.
+        feeds_matmul: Under autocast, give the result in autocast's data type at once, as the
+            matrix products behind it would take it anyway. Otherwise it is the weight's there.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, feeds_matmul: bool = False):
+        super().__init__(channels, eps=eps)
+        self.feeds_matmul = feeds_matmul
+
+    def forward(
+        self, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Normalise tokens.
+
+        Args:
+            x: Tokens, `[B, N, C]`.
+            update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
+            slots: The slot map that the update is unmerged by.
+
+        Returns:
+            The normalised tokens, `[B, N, C]`; with an update, the sum and the normalised sum.
+        """
+        dtype = None
+        if (matmul_dtype := autocast_dtype(x)) is not None:
+            dtype = matmul_dtype if self.feeds_matmul else self.weight.dtype
+        settings = (self.weight, self.bias, self.eps, dtype)
+        if update is None:
+            return ops.layer_norm(x, *settings)
+        if slots is None or slots.num_slots == x.shape[1]:
+            return ops.add_layer_norm(x, update, None, *settings)
+        return ops.add_layer_norm(x, update, slots.slot, *settings, slots.order)
+
+
+def build_token_norm(norm_cfg: dict, channels: int, feeds_matmul: bool = False) -> nn.Module:
+    """The norm of a config; a layer norm becomes a `TokenNorm`, with the same state dict."""
+    norm = build_norm_layer(norm_cfg, channels)[1]
+    if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
+        return norm
+    token_norm = TokenNorm(channels, norm.eps, feeds_matmul)
+    for ours, built in zip(token_norm.parameters(), norm.parameters(), strict=True):
+        ours.requires_grad_(built.requires_grad)  # a config may freeze them
+    return token_norm
+
+
+def add_and_normalise(
+    norm: nn.Module, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
+) -> tuple[Tensor, Tensor]:
+    """The tokens with their update, if any, and both normalised, by any kind of norm.
+
+    Args:
+        norm: From `build_token_norm`.
+        x: Tokens, `[B, N, C]`.
+        update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
+        slots: The slot map that the update is unmerged by.
+    """
+    if update is None:
+        return x, norm(x)
+    if isinstance(norm, TokenNorm):
+        return norm(x, update, slots)
+    x = x + update if slots is None else slots.unmerge_add(update, x)
+    return x, norm(x)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Data type that autocast computes matrix products of `x` in, None where it is off."""
+    kind = x.device.type
+    if TORCH_BEFORE_2_4:  # its functions take no device
+        cpu = kind == "cpu"
+        on = torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
+        dtype = torch.get_autocast_cpu_dtype() if cpu else torch.get_autocast_gpu_dtype()
+        return dtype if on else None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,0 +1,60 @@
+"""Norms that add a pending update first."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmseg_tome.merging import BipartiteMatching
+from mmseg_tome.models.norms import TokenNorm, add_and_normalise, autocast_dtype, build_token_norm
+
+
+@pytest.fixture
+def norm():
+    norm = build_token_norm(dict(type="LN", eps=1e-3), 6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def test_alone_it_is_a_layer_norm(norm):
+    stock = nn.LayerNorm(6, eps=1e-3)
+    stock.load_state_dict(norm.state_dict())
+    x = torch.randn(2, 12, 6)
+    torch.testing.assert_close(norm(x), stock(x))
+    assert isinstance(norm, TokenNorm)
+    assert add_and_normalise(norm, x)[0] is x
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_an_update_is_unmerged_added_and_normalised(norm, other):
+    if other:  # a norm of another kind is called after the sum
+        plain = norm
+        norm = nn.RMSNorm(6) if hasattr(nn, "RMSNorm") else nn.Identity()
+        assert not isinstance(norm, TokenNorm)
+        del plain
+    x = torch.randn(2, 12, 6)
+    slots = BipartiteMatching(0.5)(x, (3, 4))
+    merged = slots.merge(x)
+    total, normed = add_and_normalise(norm, x, merged, slots)
+    torch.testing.assert_close(total, x + slots.unmerge(merged))
+    torch.testing.assert_close(normed, norm(total))
+    total, normed = add_and_normalise(norm, x, x)
+    torch.testing.assert_close(total, 2 * x)
+    torch.testing.assert_close(normed, norm(total))
+
+
+def test_under_autocast_what_feeds_products_is_narrow_and_the_rest_is_not():
+    x, update = torch.randn(1, 4, 6), torch.randn(1, 4, 6).bfloat16()
+    assert autocast_dtype(x) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert autocast_dtype(x) == torch.bfloat16
+        for feeds, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+            norm = build_token_norm(dict(type="LN"), 6, feeds_matmul=feeds)
+            assert norm(x).dtype == dtype
+            total, normed = norm(x, update)
+            assert (total.dtype, normed.dtype) == (torch.float32, dtype)
+
+
+def test_a_config_can_freeze_it():
+    norm = build_token_norm(dict(type="LN", requires_grad=False), 4)
+    assert not any(p.requires_grad for p in norm.parameters())
