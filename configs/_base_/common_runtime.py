@@ -15,6 +15,8 @@ custom_hooks = [
     dict(type="mmseg_tome.DatasetGuardHook"),
     # CUDA graphs when testing, and half precision with dtype="bfloat16".
     dict(type="mmseg_tome.FastInferenceHook", enabled=False),
+    # CUDA graphs when training on one GPU.
+    dict(type="mmseg_tome.FastTrainingHook", enabled=False),
 ]
 vis_backends = [dict(type="LocalVisBackend")]
 log_level = "INFO"

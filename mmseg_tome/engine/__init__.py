@@ -5,6 +5,7 @@ from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
 from mmseg_tome.engine.cpu import CPUAmpOptimWrapper
 from mmseg_tome.engine.dataset_guard import DatasetGuardHook
 from mmseg_tome.engine.fast_inference import FastInferenceHook
+from mmseg_tome.engine.fast_training import FastTrainingHook
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "CheckpointGuardHook",
     "DatasetGuardHook",
     "FastInferenceHook",
+    "FastTrainingHook",
     "SaveMetricsHook",
 ]
 

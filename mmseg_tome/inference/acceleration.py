@@ -6,7 +6,8 @@ and the results are copied out; whatever cannot be captured runs as before.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.logging import print_log
@@ -72,6 +73,14 @@ def capture_cuda_graph(function: Callable, tensors: list[torch.Tensor]) -> Calla
     """Capture `function(*tensors)`; the returned replay reads and writes the very same memory."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
+    # Autocast would keep cast weights of the warm-up, and free them while the graph reads them.
+    with _without_autocast_cache():
+        return _capture_on(stream, function, tensors)
+
+
+def _capture_on(
+    stream: torch.cuda.Stream, function: Callable, tensors: list[torch.Tensor]
+) -> Callable[[], list]:
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):  # index maps are cached, libraries choose their kernels
             function(*tensors)
@@ -85,6 +94,17 @@ def capture_cuda_graph(function: Callable, tensors: list[torch.Tensor]) -> Calla
         return outputs
 
     return replay
+
+
+@contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 class GraphedFunction:
@@ -128,6 +148,11 @@ class GraphedFunction:
             own.copy_(given)
         # The next replay writes over these results.
         return tree_unflatten([out.clone() for out in replay()], out_structure)
+
+    @property
+    def captured(self) -> list[bool]:
+        """For each kind of input that is kept, whether a graph was captured."""
+        return [graph is not None for graph in self.graphs.values()]
 
     def _record(self, capture: Callable, tensors: list, structure) -> tuple | None:
         inputs = [torch.empty_like(x).copy_(x) for x in tensors]
