@@ -2,11 +2,15 @@
 
     python tools/benchmark.py --models b0 b2 --presets none hq fast n2d --size 1024x1024
     python tools/benchmark.py --configs configs/segformerpp_fast_cityscapes.py --device cuda \
-        --dtype bfloat16 --autocast
+        --dtype bfloat16 --fused-peer --graphs
+    python tools/benchmark.py --models b5 --batch 4 --device cuda --dtype bfloat16 --autocast \
+        --train
 
 The peer pipeline is the stock MMSegmentation model with tomesd merging, as the authors of
-SegFormer++ run it, with the same weights and input. Before anything is timed, the outputs of both
-are compared. Writes benchmark.json and benchmark.png, and with --breakdown breakdown.png.
+SegFormer++ run it, with the same weights and input; --fused-peer adds the same with torch's fused
+attention, --graphs ours by CUDA graphs. Before anything is timed, the outputs of all are compared.
+With --train, steps of training are timed instead, and no outputs compared. Writes benchmark.json
+and benchmark.png, and with --breakdown breakdown.png.
 """
 
 from __future__ import annotations
@@ -16,13 +20,15 @@ import itertools
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
 
 try:
-    from benchmarking import cases, plots, report, runner
+    from benchmarking import cases, pipelines, plots, report, runner, training
     from benchmarking.cases import UsageError
     from benchmarking.rates import Rates, measure_rates
     from rich.console import Console
@@ -30,6 +36,7 @@ try:
 
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
     from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.inference import acceleration
     from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
 except ImportError as missing:  # no mm stack, or two of them
     sys.exit(f"benchmark.py: error: {missing}")
@@ -57,11 +64,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"of {' '.join(DTYPES)}")  # fmt: skip
     add("--device", nargs="+", default=["cpu"], metavar="DEVICE", help="cpu, cuda, cuda:1, ...")
     add("--autocast", action="store_true", help="float32 weights under autocast to --dtype")
-    add("--compile", action="store_true", help="torch.compile both pipelines")
+    add("--compile", action="store_true", help="torch.compile all pipelines")
     add("--part", choices=("model", "backbone"), default="model", help="with or without the head")
     add("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure the peer too")
+    add("--fused-peer", action="store_true",
+        help="also the peer with attention that does not materialise its matrices")  # fmt: skip
+    add("--graphs", action="store_true",
+        help="ours by CUDA graphs as well (no effect on a CPU)")  # fmt: skip
+    add("--train", action="store_true",
+        help="time training steps (forward, loss, backward, AdamW), not inference")  # fmt: skip
     add("--check", action=argparse.BooleanOptionalAction, default=True,
-        help="fail when the outputs of both pipelines differ")  # fmt: skip
+        help="fail when the outputs of the pipelines differ")  # fmt: skip
     add("--checkpoint", metavar="FILE", help="weights of the one model given (default: random)")
     add("--trust-checkpoint", action="store_true",
         help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
@@ -116,17 +129,19 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
         count = torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= count:
             raise UsageError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
-    if args.peer:
+    if args.peer or args.fused_peer:
         try:
             import tomesd.merge  # noqa: F401
         except ImportError:
+            without = "leave out --fused-peer" if args.fused_peer else "pass --no-peer"
             raise UsageError(
-                "the peer pipeline needs tomesd: pip install tomesd, or pass --no-peer"
+                f"the peer pipeline needs tomesd: pip install tomesd, or {without}"
             ) from None
     if args.checkpoint and len(models) != 1:
         raise UsageError(f"--checkpoint fits one model, {len(models)} were given")
     if args.autocast and not {"bfloat16", "float16"} >= set(args.dtype):
         raise UsageError("--autocast needs --dtype bfloat16 or float16")
+    check_combinations(args)
     for model in models:
         for variant, options in model.variants.items():
             try:
@@ -141,6 +156,23 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
                     f"size {height}x{width} is too small for {model.name}"
                     f"{' with downsampling' if halved else ''}: sides must be at least {least}"
                 )
+
+
+def check_combinations(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        UsageError: says which and why.
+    """
+    if args.graphs and args.compile:
+        raise UsageError("--graphs and --compile are two ways to launch kernels: give one of them")
+    if not args.train:
+        return
+    if args.breakdown:
+        raise UsageError("--breakdown takes a forward pass apart, not --train's steps")
+    half = [name for name in args.dtype if name in acceleration.DTYPES]
+    if half and not args.autocast:
+        raise UsageError(f"--train keeps weights in float32: --dtype {half[0]} needs --autocast")
 
 
 def sizes_of(model: cases.Model, args: argparse.Namespace) -> list[tuple[int, int]]:
@@ -197,7 +229,7 @@ def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -
         weights = initial_weights(model, args)
         for axes in itertools.product(sizes_of(model, args), args.batch, args.dtype, devices):
             case = runner.Case(model, *axes, settings)
-            new = _with_progress(case, weights, rates.get(case.device))
+            new = _with_progress(case, *measurement(case, weights, rates.get(case.device)))
             report.print_case(new, console)
             rows += new
             if rates:
@@ -225,25 +257,41 @@ def device_rates(
     return {device: measure_rates(device, dtypes) for device in devices}
 
 
-def _with_progress(case: runner.Case, weights: runner.Weights, rates: Rates | None) -> list[dict]:
+Measure = Callable[[Callable[[], None]], list[dict]]
+"""Measures a case; calls its argument whenever a step of it is done."""
+
+
+def measurement(
+    case: runner.Case, weights: runner.Weights, rates: Rates | None
+) -> tuple[Measure, int]:
+    """What measures a case, and in how many steps."""
+    if case.settings.train:
+        return partial(training.run_case, case, weights), training.steps(case)
+    return partial(runner.run_case, case, weights, rates=rates), runner.steps(case, bool(rates))
+
+
+def _with_progress(case: runner.Case, measure: Measure, total: int) -> list[dict]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(report.title([case.key()]), total=runner.steps(case, bool(rates)))
-        return runner.run_case(case, weights, lambda: progress.advance(task), rates)
+        task = progress.add_task(report.title([case.key()]), total=total)
+        return measure(lambda: progress.advance(task))
 
 
 def verdict(rows: list[dict], args: argparse.Namespace) -> int:
-    """1, with a line for each reason, if one of our variants failed or differs from the peer."""
+    """1, with a line for each reason, if one of our variants failed or outputs differ."""
     bad = []
     for row in rows:
         limit = MAX_DIFFERENCE.get(row["dtype"])
         error = row["error"] or row.get("breakdown_error")
-        if error and row["pipeline"] == "ours":
-            bad.append(f"{report.title([row])}, {row['variant']}: {error}")
+        name = f"{report.title([row])}, {row['variant']}"
+        if row["pipeline"] != "ours":
+            name += f", {row['pipeline']}"
+        if error and pipelines.is_ours(row["pipeline"]):
+            bad.append(f"{name}: {error}")
         elif args.check and limit and row["difference"] and not row["difference"] < limit:
             bad.append(
-                f"{report.title([row])}, {row['variant']}: outputs differ from the peer's by "
+                f"{name}: outputs differ from the {row['reference']}'s by "
                 f"{row['difference']:.1e} (allowed {limit:g})"
             )
     for line in bad:

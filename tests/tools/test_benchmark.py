@@ -16,7 +16,7 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking import cases, measure, peer, report, runner  # noqa: E402
+from benchmarking import cases, measure, peer, pipelines, report, runner  # noqa: E402
 
 SIZE = (128, 160)
 """Small, but every stage's grid holds at least one 4x4 cell."""
@@ -48,7 +48,7 @@ def outputs(model, variants, size=SIZE, batch=1):
     case = runner.Case(model, size, batch, "float32", torch.device("cpu"), runner.Settings())
     return {
         (variant, pipeline): case.forward(
-            runner._build(case, variant, pipeline, weights[pipeline]), case.image()
+            runner.build(case, variant, pipelines.ALL[pipeline], weights), case.image()
         )()
         for variant in variants
         for pipeline in ("ours", "peer")
@@ -295,8 +295,40 @@ def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
     assert files == ["benchmark.json", "benchmark.png"]
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    for expected in ("tiny_fast", "peer", "vs none", "GFLOPs", "VmHWM", "tomesd", "96x128"):
+    for expected in ("tiny_fast", "peer", "x none", "GFLOPs", "VmHWM", "tomesd", "96x128"):
         assert expected in printed
+
+
+def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
+    flags = ["--fused-peer", "--graphs"]
+    code, found = run(tmp_path, "--configs", tiny_config("tiny", "hq"), *flags)
+    assert code == 0
+    ours, graphs, stock, fused = found["results"][4:]
+    assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(pipelines.ALL)
+    assert set(found["definitions"]["pipeline"]) == set(pipelines.ALL)
+    assert stock["attention"].startswith("materialised")
+    assert fused["attention"].startswith("fused")
+    assert graphs["launch"] == ours["launch"] == "eager"  # a CPU has no graphs
+    assert max(graphs["difference"], fused["difference"]) < 1e-4
+    printed = capsys.readouterr().out
+    assert "x fused peer" in printed
+    assert "Launch, ours, graphs: eager" in printed
+    assert "Launch, ours:" not in printed
+
+
+def test_a_run_of_training(tmp_path, capsys, tiny_config):
+    code, found = run(tmp_path, "--configs", tiny_config("tiny"), "--train", "--fused-peer")
+    assert code == 0
+    rows = found["results"]
+    assert [r["pipeline"] for r in rows] == ["ours", "peer", "fused peer"]
+    assert {r["mode"] for r in rows} == {"training"}
+    assert {len(r["samples_ms"]) for r in rows} == {2}
+    assert set(found["definitions"]["training"]) <= set(rows[0]) | {"loss"}
+    printed = capsys.readouterr().out
+    assert "model, training step" in printed
+    assert "Outputs of training are not compared" in printed
+    assert "difference" not in printed.split("Outputs of training")[0]
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_backbone_alone_without_peer_under_autocast(tmp_path, tiny_config):
@@ -349,6 +381,9 @@ def test_a_peer_that_fails_does_not_take_the_run_along(tmp_path, monkeypatch, ti
         (["--batch", "0"], "--batch must be at least 1"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--autocast"], "--autocast needs --dtype bfloat16 or float16"),
+        (["--graphs", "--compile"], "--graphs and --compile are two ways to launch kernels"),
+        (["--train", "--breakdown"], "--breakdown takes a forward pass apart, not --train's"),
+        (["--train", "--dtype", "float16"], "in float32: --dtype float16 needs --autocast"),
         (["--models", "b0", "b1", "--checkpoint", "k.pth"], "--checkpoint fits one model, 2 were"),
         (["--size", "64x64", "--checkpoint", "k.pth"], "checkpoint k.pth does not exist"),
     ],
@@ -387,6 +422,8 @@ def test_without_tomesd(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tomesd.merge", None)
     assert benchmark.main([]) == 2
     assert "pip install tomesd, or pass --no-peer" in capsys.readouterr().err
+    assert benchmark.main(["--no-peer", "--fused-peer"]) == 2
+    assert "pip install tomesd, or leave out --fused-peer" in capsys.readouterr().err
 
 
 def test_an_error_of_the_script_is_one_line():

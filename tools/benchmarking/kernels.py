@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from importlib import import_module
-from types import ModuleType
+from contextlib import contextmanager
 
 import torch
+
+from mmseg_tome.ops.backend import HAVE_TRITON
 
 
 def _match(metric, num_src: int, num_dst: int, **_) -> int:
@@ -16,48 +16,34 @@ def _match(metric, num_src: int, num_dst: int, **_) -> int:
     return 2 * batch * num_src * num_dst * channels
 
 
-FLOPS: dict[str, Callable[..., int]] = {"_match_kernel": _match}
+def _depthwise(x, **_) -> int:
+    return 2 * 9 * x.numel()
+
+
+def _gradient(x, **_) -> int:
+    return 2 * _depthwise(x)  # the convolution once more, and the gradient of its weight
+
+
+FLOPS: dict[str, Callable[..., int]] = {
+    "_match_kernel": _match,
+    "_depthwise_kernel": _depthwise,
+    "_gradient_kernel": _gradient,
+}
 """FLOPs of one launch, by the kernel's name, given its arguments by name. A kernel that multiplies
-matrices needs its formula here; an operator that is registered with torch, in `measure`."""
+matrices or convolves needs its formula here; an operator that is registered with torch, in
+`measure`."""
 
 
 @contextmanager
 def watch_launches(on_launch: Callable[[str, dict, int], None]) -> Iterator[None]:
     """Report every launch inside the context: the kernel's name, its arguments, its FLOPs."""
-    jit = _triton_jit()
-    if jit is None:
+    if not HAVE_TRITON or not (torch.cuda.is_available() or "triton" in sys.modules):
         yield
         return
-    get_launcher = jit.KernelInterface.__getitem__
+    from mmseg_tome.ops import launching  # only now: it imports Triton
 
-    def watched(kernel, grid):
-        launch = get_launcher(kernel, grid)
+    def watcher(name: str, arguments: dict) -> None:
+        on_launch(name, arguments, FLOPS[name](**arguments) if name in FLOPS else 0)
 
-        def run(*args, **kwargs):
-            arguments = {**dict(zip(kernel.arg_names, args, strict=False)), **kwargs}
-            name = _function(kernel).__name__
-            on_launch(name, arguments, FLOPS[name](**arguments) if name in FLOPS else 0)
-            return launch(*args, **kwargs)
-
-        return run
-
-    jit.KernelInterface.__getitem__ = watched
-    try:
+    with launching.watch_launches(watcher):
         yield
-    finally:
-        jit.KernelInterface.__getitem__ = get_launcher
-
-
-def _function(kernel) -> Callable:
-    """The plain function in a kernel; an autotuner holds a kernel in turn."""
-    while hasattr(kernel, "fn"):
-        kernel = kernel.fn
-    return kernel
-
-
-def _triton_jit() -> ModuleType | None:
-    name = "triton.runtime.jit"
-    if name not in sys.modules and torch.cuda.is_available():  # a pass may be the first to need it
-        with suppress(ImportError):
-            import_module(name)
-    return sys.modules.get(name)

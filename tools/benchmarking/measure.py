@@ -1,4 +1,4 @@
-"""Measuring one forward pass: FLOPs, peak memory, and the time of many variants in turns."""
+"""Measuring a forward pass or a training step: FLOPs, peak memory, time of many in turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    conv_flop_count,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from .kernels import watch_launches
 
@@ -26,12 +31,28 @@ def _sdpa(query, key, value, *args, out_shape=None, **kwargs) -> int:
     return sdpa_flop_count(query, key, value)
 
 
-# torch counts the fused attention of GPUs, but not the one of CPUs. An operator of our own that
+def _sdpa_backward(gradient, query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+def _convolution_backward(
+    gradient, x, weight, _bias, _stride, _padding, _dilation, transposed, _out, _groups, wanted, **_
+) -> int:
+    forward = conv_flop_count(x, weight, gradient, transposed=transposed)
+    return forward * sum(wanted[:2])  # of the input, of the weight: as much as forward each
+
+
+# torch counts the fused attention of GPUs, but not the one of CPUs, and takes the gradient of a
+# depthwise weight for that of a dense one. An operator of our own that
 # hides matrix products from the counter needs its formula here as well, a bare Triton kernel in
 # `kernels`.
 _FORMULAS = {
-    getattr(torch.ops.aten, name): _sdpa
-    for name in ("_scaled_dot_product_flash_attention_for_cpu",)
+    getattr(torch.ops.aten, name): formula
+    for name, formula in (
+        ("_scaled_dot_product_flash_attention_for_cpu", _sdpa),
+        ("_scaled_dot_product_flash_attention_for_cpu_backward", _sdpa_backward),
+        ("convolution_backward", _convolution_backward),
+    )
     if hasattr(torch.ops.aten, name)
 }
 
@@ -62,13 +83,15 @@ def attention_backend(flops: dict[str, int]) -> str:
 
 
 MEMORY_KIND = {
-    "cuda": "growth of torch.cuda.max_memory_allocated during one forward, MiB",
-    "cpu": "growth of the peak resident set (VmHWM) during one forward, least of 3, MiB",
+    "cuda": "growth of torch.cuda.max_memory_allocated during {what}, MiB",
+    "cpu": "growth of the peak resident set (VmHWM) during {what}, least of 3, MiB",
 }
 
 
-def peak_memory(forward: Forward, device: torch.device) -> tuple[float | None, str]:
-    """Peak memory of one forward beyond what was resident before it (weights, input), in MiB.
+def peak_memory(
+    forward: Forward, device: torch.device, what: str = "one forward"
+) -> tuple[float | None, str]:
+    """Peak memory of ``what`` beyond what was resident before it (weights, input), in MiB.
 
     Returns the number and how it was measured, or None and the reason why it was not.
     """
@@ -80,12 +103,20 @@ def peak_memory(forward: Forward, device: torch.device) -> tuple[float | None, s
         forward()
         torch.cuda.synchronize(device)
         grown = torch.cuda.max_memory_allocated(device) - before
-        return grown / MIB, MEMORY_KIND["cuda"]
+        return grown / MIB, MEMORY_KIND["cuda"].format(what=what)
     try:
         # The heap's fragmentation adds a random part; the least of a few passes has least of it.
-        return min(_resident_growth(forward) for _ in range(3)), MEMORY_KIND["cpu"]
+        grown = min(_resident_growth(forward) for _ in range(3))
+        return grown, MEMORY_KIND["cpu"].format(what=what)
     except (OSError, AttributeError) as error:
         return None, f"not measured: needs glibc and a writable /proc/self/clear_refs ({error})"
+
+
+def release(device: torch.device) -> None:
+    """Give memory that nothing uses any more back to a GPU."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _resident_growth(forward: Forward) -> float:

@@ -24,14 +24,14 @@ PARTS = {
     "attention": "attention with its projections, and what its module does besides the parts below",
     "match": "finding the slot map: similarities, choice, index maps",
     "merge": "averaging the tokens of each slot",
-    "unmerge": "every token reads its slot back, with the residual where one kernel does both",
+    "unmerge": "every token reads its slot back; ours with the residual and the norm behind it, "
+    "which are one kernel",
     "reduction": "spatial reduction of keys and values: the convolution, without its norm",
     "ffn": "MixFFN",
-    "norms": "every norm of the backbone",
+    "norms": "every other norm of the backbone, ours with the residual before it",
     "embedding": "patch embedding of every stage, without its norm",
     "head": "the head, its norms included",
-    OTHER: "operators outside of these modules: residual additions (the peer's are in its "
-    "attention and ffn), resizing of the image",
+    OTHER: "operators outside of these modules, such as resizing of the image",
 }
 """What each part holds, in the order of reports: attention, what merging adds to it, the others.
 Parts nest; a part is what it does itself, without the parts inside."""
@@ -97,7 +97,9 @@ def watch(net: nn.Module, on_change: Callable[[Call], None]) -> Iterator[None]:
     with ExitStack() as undo:
         for module, part in _modules(net):
             # `part` as a default: a closure would see the last one only.
-            before = module.register_forward_pre_hook(lambda *_, part=part: enter(part))
+            before = module.register_forward_pre_hook(
+                lambda _, inputs, part=part: enter("unmerge" if _unmerges(part, inputs) else part)
+            )
             after = module.register_forward_hook(lambda *_: leave())
             undo.callback(before.remove)
             undo.callback(after.remove)
@@ -109,6 +111,11 @@ def watch(net: nn.Module, on_change: Callable[[Call], None]) -> Iterator[None]:
         undo.callback(setattr, peer, "make_merger", make_merger)
         peer.make_merger = make_watched_merger
         yield
+
+
+def _unmerges(part: str, inputs: tuple) -> bool:
+    """Whether a norm is given a map that it unmerges an update by."""
+    return part == "norms" and any(isinstance(x, SlotMap) and _merges(x) for x in inputs)
 
 
 def _merges(slots: SlotMap, *_) -> bool:

@@ -1,9 +1,10 @@
 """The peer pipeline: stock mmseg attention with tomesd merging, as SegFormer++'s authors run it.
 
 Everything that is not merging is the stock MMSegmentation model, so attention matrices are
-materialised (``nn.MultiheadAttention`` with its default ``need_weights=True``). The preset table is
-written out here a second time on purpose: a mistake in the package's own table then shows up as a
-difference between the two pipelines instead of being copied into both.
+materialised (``nn.MultiheadAttention`` with its default ``need_weights=True``); the fused peer is
+the same but for that. The preset table is written out here a second time on purpose: a mistake in
+the package's own table then shows up as a difference between the two pipelines instead of being
+copied into both.
 """
 
 from __future__ import annotations
@@ -155,6 +156,25 @@ def add_merging(
             for block in blocks:
                 block.attn.__class__ = MergedAttention
                 block.attn.stage = stage
+    return backbone
+
+
+class FusedMultiheadAttention(nn.MultiheadAttention):
+    """torch's attention without its weights as a result, so that no matrix of them is made."""
+
+    def forward(self, *args, **kwargs) -> tuple[Tensor, None]:
+        """As `nn.MultiheadAttention`, which calls `scaled_dot_product_attention` then."""
+        return super().forward(*args, **kwargs, need_weights=False)
+
+
+def fuse_attention(backbone: MixVisionTransformer) -> MixVisionTransformer:
+    """Let a stock backbone, merging or not, compute attention without materialising its matrices.
+
+    The code around it stays, so this is the peer's speed if one argument of its call were another.
+    """
+    for _, blocks, _ in backbone.layers:
+        for block in blocks:
+            block.attn.attn.__class__ = FusedMultiheadAttention
     return backbone
 
 

@@ -64,15 +64,26 @@ def _save(path: Path, figure) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
 
 
-_COLOURS = {"ours": "#0072b2", "peer": "#bbbbbb"}
-_LEGEND = {"ours": "ours (x: faster than the peer)", "peer": "peer: stock mmseg + tomesd"}
-_CENTRED = {"ha": "center", "va": "bottom", "fontsize": 8}
+_COLOURS = {
+    "ours": "#0072b2",
+    "ours, graphs": "#56b4e9",
+    "peer": "#bbbbbb",
+    "fused peer": "#888888",
+}
+_LEGEND = {
+    "ours": "ours (x: faster than the peer)",
+    "ours, graphs": "ours, CUDA graphs",
+    "peer": "peer: stock mmseg + tomesd",
+    "fused peer": "peer, attention fused",
+}
+_CENTRED = {"ha": "center", "va": "bottom"}
 
 
 def _draw_latencies(axis, rows: list[dict]) -> None:
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     pipelines = [p for p in _COLOURS if any(row["pipeline"] == p for row in rows)]
     width = 0.8 / len(pipelines)
+    size = 8 if len(pipelines) < 3 else 6.5  # points
     for i, pipeline in enumerate(pipelines):
         done = [r for r in rows if r["pipeline"] == pipeline and r["latency_ms"]]
         middle = [r["latency_ms"]["median"] for r in done]
@@ -83,15 +94,18 @@ def _draw_latencies(axis, rows: list[dict]) -> None:
         axis.errorbar(x, middle, [low, high], fmt="none", ecolor="#333333", capsize=2)
         for left, row in zip(x, done, strict=True):
             above = (left, row["latency_ms"]["q3"])
-            axis.annotate(_label(row), above, (0, 3), textcoords="offset points", **_CENTRED)
+            axis.annotate(
+                _label(row), above, (0, 3), textcoords="offset points", fontsize=size, **_CENTRED
+            )
     axis.set_xticks(range(len(variants)), variants)
     if max(map(len, variants)) > 12:  # names of config files
         axis.tick_params(axis="x", rotation=15, labelsize=7)
-    axis.set_ylabel("latency (ms), median and quartiles")
+    what = "training step" if rows[0]["mode"] == "training" else "latency"
+    axis.set_ylabel(f"{what} (ms), median and quartiles")
     axis.set_title(title(rows), fontsize=9)
-    axis.margins(y=0.18)
+    axis.margins(y=0.18 if len(pipelines) < 3 else 0.3)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, ncols=2 if len(pipelines) > 2 else 1)
 
 
 def _label(row: dict) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from . import breakdown
+from . import breakdown, pipelines, training
 from .parts import PARTS, REST
 from .rates import Rates
 
@@ -33,21 +33,32 @@ PACKAGES = (
     "tomesd",
     "numpy",
 )
-CASE = ("model", "size", "batch", "dtype", "device", "part")
+CASE = ("model", "size", "batch", "dtype", "device", "part", "mode")
 """Rows that agree in these were timed in turns and compare with each other."""
 
 DEFINITIONS = {
     "latency_ms": "milliseconds of one forward pass of the batch; median over rounds, q1 and q3 "
     "its quartiles. All variants of a case take turns in each round.",
     "images_per_s": "batch / median latency",
-    "memory_mib": "peak memory of one forward beyond weights and input; memory_kind says how",
+    "memory_mib": "peak memory of one forward beyond weights and input; memory_kind says how. A "
+    "CUDA graph keeps what its capture took",
     "gflops": "10^9 floating-point operations per image, 2 per multiply-add: matrix products "
     "(attention and matching included) and convolutions",
     "tokens_kept": "per stage, [kept, total] of the queries (q) and of the keys/values (kv)",
     "vs_peer": "latency of the peer pipeline with the same preset / this latency",
+    "vs_fused_peer": "latency of the fused peer with the same preset / this latency",
     "vs_none": "latency of the same pipeline without merging / this latency",
-    "difference": "|ours - peer| / |peer| of the outputs, same weights and input",
-    "peer": "stock MMSegmentation model, attention matrices materialised, tomesd merging",
+    "difference": "|this - reference| / |reference| of the outputs, same weights and input",
+    "reference": "the pipeline that outputs are compared with: the first that ran of peer, fused "
+    "peer, ours",
+    "launch": "how kernels are launched, one by one (eager) or otherwise",
+    "pipeline": {
+        "ours": "mmseg_tome; weights in half precision as mmseg_tome.FastInferenceHook has them",
+        "ours, graphs": "the same by CUDA graphs, which have no effect on a CPU",
+        "peer": "stock MMSegmentation model, attention matrices materialised, tomesd merging",
+        "fused peer": "the peer with nn.MultiheadAttention's need_weights=False, so that torch's "
+        "scaled_dot_product_attention runs",
+    },
 }
 
 
@@ -100,24 +111,26 @@ def empty_row(variant: str, pipeline: str) -> dict:
     """A row of results with nothing measured yet."""
     measured = (
         *("latency_ms", "samples_ms", "images_per_s", "memory_mib", "memory_kind", "weights_mib"),
-        *("gflops", "gflops_by_operator", "attention", "tokens_kept"),
-        *("vs_peer", "vs_none", "difference", "error"),
+        *("gflops", "gflops_by_operator", "attention", "launch", "tokens_kept"),
+        *("vs_peer", "vs_fused_peer", "vs_none", "difference", "reference", "error"),
     )
     return {"variant": variant, "pipeline": pipeline, **dict.fromkeys(measured)}
 
 
 def add_ratios(rows: list[dict]) -> None:
-    """Fill ``vs_peer`` and ``vs_none`` of the rows of one case, in place; above 1 is faster."""
+    """Fill the ``vs_`` columns of the rows of one case, in place; above 1 is faster."""
     median = {
         (r["pipeline"], r["variant"]): r["latency_ms"]["median"] for r in rows if r["latency_ms"]
     }
     baseline = next((r["variant"] for r in rows if r["baseline"]), None)
     for row in rows:
         own = median.get((row["pipeline"], row["variant"]))
-        peer = median.get(("peer", row["variant"])) if row["pipeline"] == "ours" else None
-        none = median.get((row["pipeline"], baseline))
-        row["vs_peer"] = peer / own if own and peer else None
-        row["vs_none"] = none / own if own and none else None
+        others = {"vs_none": median.get((row["pipeline"], baseline))}
+        if pipelines.is_ours(row["pipeline"]):
+            others["vs_peer"] = median.get(("peer", row["variant"]))
+            others["vs_fused_peer"] = median.get(("fused peer", row["variant"]))
+        for column, other in others.items():
+            row[column] = other / own if own and other else None
 
 
 def cases(rows: list[dict]) -> dict[tuple, list[dict]]:
@@ -130,41 +143,56 @@ def cases(rows: list[dict]) -> dict[tuple, list[dict]]:
 
 def title(rows: list[dict]) -> str:
     """One line that names a case."""
-    model, size, batch, dtype, device, part = (rows[0][key] for key in CASE)
-    return f"{model}, {size}, batch {batch}, {dtype}, {device}, {part}"
+    model, size, batch, dtype, device, part, mode = (rows[0][key] for key in CASE)
+    training_step = ", training step" if mode == "training" else ""
+    return f"{model}, {size}, batch {batch}, {dtype}, {device}, {part}{training_step}"
+
+
+_COLUMNS: dict[str, Callable[[dict], str]] = {
+    "ms": lambda row: f"{row['latency_ms']['median']:.1f}",
+    "q1-q3": lambda row: f"{row['latency_ms']['q1']:.1f}-{row['latency_ms']['q3']:.1f}",
+    "img/s": lambda row: f"{row['images_per_s']:.2f}",
+    "x peer": lambda row: _cell(row["vs_peer"], "{:.2f}x"),
+    "x fused peer": lambda row: _cell(row["vs_fused_peer"], "{:.2f}x"),
+    "x none": lambda row: _cell(row["vs_none"], "{:.2f}x"),
+    "MiB": lambda row: _cell(row["memory_mib"], "{:.0f}"),
+    "GFLOPs": lambda row: f"{row['gflops']:.2f}",
+    "difference": lambda row: _cell(row["difference"], "{:.1e}"),
+}
 
 
 def print_case(rows: list[dict], console: Console) -> None:
-    """Print the rows of one case as a table."""
-    table = Table(title=title(rows), box=box.SIMPLE_HEAD, title_justify="left")
+    """Print the rows of one case as a table, without columns that no row fills."""
+    done = [row for row in rows if not row["error"]]
+    columns = {
+        name: cell for name, cell in _COLUMNS.items() if any(cell(row) != _NOTHING for row in done)
+    }
+    table = _table(title(rows))
     table.add_column("preset", no_wrap=True)
-    table.add_column("pipeline")
-    for name in ("ms", "q1-q3", "img/s", "vs peer", "vs none", "MiB", "GFLOPs", "difference"):
+    table.add_column("pipeline", no_wrap=True)
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("tokens kept % (stages 1-4)", no_wrap=True)
     for row in rows:
-        cells = [row["variant"], row["pipeline"]]
+        names = (row["variant"], row["pipeline"])
         if row["error"]:
-            table.add_row(*cells, *["-"] * 8, f"[red]{escape(row['error'])}[/red]")
-            continue
-        latency = row["latency_ms"]
-        cells += [
-            f"{latency['median']:.1f}",
-            f"{latency['q1']:.1f}-{latency['q3']:.1f}",
-            f"{row['images_per_s']:.2f}",
-            _cell(row["vs_peer"], "{:.2f}x"),
-            _cell(row["vs_none"], "{:.2f}x"),
-            _cell(row["memory_mib"], "{:.0f}"),
-            f"{row['gflops']:.2f}",
-            _cell(row["difference"], "{:.1e}"),
-            _tokens(row["tokens_kept"]),
-        ]
-        table.add_row(*cells)
+            table.add_row(*names, *[_NOTHING] * len(columns), f"[red]{escape(row['error'])}[/red]")
+        else:
+            cells = [cell(row) for cell in columns.values()]
+            table.add_row(*names, *cells, _tokens(row["tokens_kept"]))
     console.print(table)
 
 
+_NOTHING = "-"
+
+
+def _table(heading: str) -> Table:
+    """An empty table with narrow gaps: everything has to fit into 160 columns."""
+    return Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+
+
 def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    return _NOTHING if value is None else form.format(value)
 
 
 def _tokens(kept: list[dict] | None) -> str:
@@ -181,12 +209,12 @@ _BREAKDOWN_LINES = {"ms": "ms", "floor_ms": "floor", "fused_floor_ms": "fused fl
 
 def print_breakdown(rows: list[dict], rates: Rates, console: Console) -> None:
     """Print where the time goes in each row of a case, beside its floors."""
-    rows = [row for row in rows if not row["error"]]
+    rows = [row for row in rows if row.get("breakdown") or row.get("breakdown_error")]
     present = {part for row in rows for part in row["breakdown"] or ()}
     parts = [part for part in (*PARTS, REST) if part in present]
-    table = Table(title="Where the time goes, ms", box=box.SIMPLE_HEAD, title_justify="left")
+    table = _table("Where the time goes, ms")
     table.add_column("preset", no_wrap=True)
-    table.add_column("pipeline")
+    table.add_column("pipeline", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name in ("all", *parts):
         table.add_column(name, justify="right", no_wrap=True)
@@ -230,12 +258,26 @@ def print_environment(env: dict, rows: list[dict], console: Console) -> None:
         + (f"; GPU: {env['gpu']}, TF32 {env['tf32_matmul']}" if env["gpu"] else ""),
         versions,
         *sorted({f"Attention, {r['pipeline']}: {r['attention']}" for r in rows if r["attention"]}),
+        *sorted({f"Launch, {r['pipeline']}: {r['launch']}" for r in rows if _says_launch(r)}),
         *sorted({f"Memory: {r['memory_kind']}" for r in rows if r["memory_kind"]}),
         "FLOPs are per image, 2 per multiply-add: matrix products and convolutions.",
+        *(_TRAINING_LINES if any(r["mode"] == "training" for r in rows) else ()),
         sep="\n",
         highlight=False,
         markup=False,
     )
+
+
+_TRAINING_LINES = (
+    "A training step: forward in train mode, loss, backward, AdamW. FLOPs: forward and backward.",
+    "Outputs of training are not compared, dropout differs: a run without --train compares them.",
+)
+
+
+def _says_launch(row: dict) -> bool:
+    """Whether how kernels are launched goes without saying: it does if eagerly, as always."""
+    asked_for_graphs = row["pipeline"] == pipelines.GRAPHS.name
+    return bool(row["launch"]) and (asked_for_graphs or row["launch"] != "eager")
 
 
 def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None:
@@ -243,16 +285,20 @@ def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None
     report = {
         "environment": env,
         "arguments": arguments,
-        "definitions": DEFINITIONS | _breakdown_definitions(rows),
+        "definitions": DEFINITIONS | _further_definitions(rows),
         "results": rows,
     }
     text = json.dumps(report, indent=2) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def _breakdown_definitions(rows: list[dict]) -> dict:
-    asked = any("breakdown" in row for row in rows)
-    return {"breakdown": breakdown.DEFINITIONS} if asked else {}
+def _further_definitions(rows: list[dict]) -> dict:
+    found = {}
+    if any("breakdown" in row for row in rows):
+        found["breakdown"] = breakdown.DEFINITIONS
+    if any(row["mode"] == "training" for row in rows):
+        found["training"] = training.DEFINITIONS
+    return found
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
