@@ -7,6 +7,7 @@ from mmseg_tome.engine.dataset_guard import DatasetGuardHook
 from mmseg_tome.engine.fast_inference import FastInferenceHook
 from mmseg_tome.engine.fast_training import FastTrainingHook
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
+from mmseg_tome.engine.unmerged_reference import UnmergedReferenceHook
 
 __all__ = [
     "CPUAmpOptimWrapper",
@@ -15,6 +16,7 @@ __all__ = [
     "FastInferenceHook",
     "FastTrainingHook",
     "SaveMetricsHook",
+    "UnmergedReferenceHook",
 ]
 
 checkpoint.install()
