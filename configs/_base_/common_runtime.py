@@ -17,6 +17,8 @@ custom_hooks = [
     dict(type="mmseg_tome.FastInferenceHook", enabled=False),
     # CUDA graphs when training on one GPU.
     dict(type="mmseg_tome.FastTrainingHook", enabled=False),
+    # What merges, as pictures and numbers for the visualizers.
+    dict(type="mmseg_tome.MergingVisualizationHook", enabled=False),
 ]
 vis_backends = [dict(type="LocalVisBackend")]
 log_level = "INFO"

@@ -6,6 +6,7 @@ from mmseg_tome.engine.cpu import CPUAmpOptimWrapper
 from mmseg_tome.engine.dataset_guard import DatasetGuardHook
 from mmseg_tome.engine.fast_inference import FastInferenceHook
 from mmseg_tome.engine.fast_training import FastTrainingHook
+from mmseg_tome.engine.merging_visualization import MergingVisualizationHook
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
 from mmseg_tome.engine.unmerged_reference import UnmergedReferenceHook
 
@@ -15,6 +16,7 @@ __all__ = [
     "DatasetGuardHook",
     "FastInferenceHook",
     "FastTrainingHook",
+    "MergingVisualizationHook",
     "SaveMetricsHook",
     "UnmergedReferenceHook",
 ]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmseg_tome.merging import SlotMap
 
@@ -13,7 +13,7 @@ BlockKey = tuple[int, int, str]
 
 
 class CapturedSlots(NamedTuple):
-    """What one merger gave in one forward pass.
+    """What one block merged by in one forward pass.
 
     Attributes:
         slots: The slot map, `[B or 1, N]`.
@@ -24,6 +24,18 @@ class CapturedSlots(NamedTuple):
     hw: tuple[int, int]
 
 
+class Pass(NamedTuple):
+    """One forward pass of a backbone.
+
+    Attributes:
+        image: Its input, `[B, C, H, W]`.
+        slots: The slot maps of every block; empty where the pass replayed a CUDA graph.
+    """
+
+    image: Tensor
+    slots: dict[BlockKey, CapturedSlots]
+
+
 @contextmanager
 def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots]]:
     """Collect the slot maps of every forward pass inside the context.
@@ -31,6 +43,9 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
         with capture_slot_maps(model) as captured:
             model(images)
         slots, hw = captured[2, 0, "q"]  # queries of the third stage's first block
+
+    They are those that a block merged by: its own, or an earlier block's that it reuses, or one
+    that merges nothing where automatic choice decided so.
 
     Args:
         model: A merge-aware backbone, or a model that has it as `backbone`.
@@ -42,31 +57,65 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
         TypeError: The backbone does not merge tokens.
     """
     backbone = getattr(model, "backbone", model)
-    mergers = dict(_mergers(backbone))
-    if not mergers:
+    blocks = dict(_merging_blocks(backbone))
+    if not blocks:
         raise TypeError(
             f"{type(backbone).__name__} has no token mergers: "
             "use type='mmseg_tome.MixVisionTransformer' for the backbone"
         )
     captured: dict[BlockKey, CapturedSlots] = {}
 
-    def keep(key: BlockKey):
-        def hook(_module, inputs, output):
-            _metric, hw = inputs
-            captured[key] = CapturedSlots(output, tuple(hw))
+    def keep(i: int, j: int):
+        def hook(block, inputs, output):
+            slots, hw = output[-1], tuple(inputs[1])
+            captured[i, j, "q"] = CapturedSlots(slots.q, hw)
+            captured[i, j, "kv"] = CapturedSlots(slots.kv, _reduced(block.attn, hw))
 
         return hook
 
     with ExitStack() as hooks:
-        for key, merger in mergers.items():
-            hooks.callback(merger.register_forward_hook(keep(key)).remove)
+        for (i, j), block in blocks.items():
+            hooks.callback(block.register_forward_hook(keep(i, j)).remove)
         yield captured
 
 
-def _mergers(backbone: nn.Module) -> Iterator[tuple[BlockKey, nn.Module]]:
+@contextmanager
+def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
+    """Keep every forward pass inside the context: sliding windows, flips, batches of boxes.
+
+    Nothing is read from the device.
+
+    Args:
+        model: As `capture_slot_maps` takes it.
+
+    Yields:
+        Filled while the model runs, in the order of the passes.
+
+    Raises:
+        TypeError: The backbone does not merge tokens.
+    """
+    passes: list[Pass] = []
+    with capture_slot_maps(model) as captured:
+
+        def finish(_backbone, inputs, _output):
+            passes.append(Pass(inputs[0].detach(), dict(captured)))
+            captured.clear()
+
+        hook = getattr(model, "backbone", model).register_forward_hook(finish)
+        try:
+            yield passes
+        finally:
+            hook.remove()
+
+
+def _merging_blocks(backbone: nn.Module) -> Iterator[tuple[tuple[int, int], nn.Module]]:
     for i, stage in enumerate(getattr(backbone, "layers", ())):
         for j, block in enumerate(stage[1]):
-            for name in ("q", "kv"):
-                merger = getattr(block.attn, f"{name}_merger", None)
-                if merger is not None:
-                    yield (i, j, name), merger
+            if hasattr(block.attn, "q_merger"):
+                yield (i, j), block
+
+
+def _reduced(attn: nn.Module, hw: tuple[int, int]) -> tuple[int, int]:
+    """The grid of an attention's keys and values."""
+    sy, sx = (1, 1) if attn.sr is None else attn.sr.stride
+    return hw[0] // sy, hw[1] // sx

@@ -32,25 +32,48 @@ def draw_slots(
     if slot.ndim != 1 or slot.size != hw[0] * hw[1]:
         raise ValueError(f"slot must be [{hw[0]} * {hw[1]}] for this grid, got {list(slot.shape)}")
     height, width = image.shape[:2]
-    # Token of each pixel; a grid that does not divide the image is stretched over it.
-    rows = np.arange(height) * hw[0] // height
-    cols = np.arange(width) * hw[1] // width
-    groups = slot.reshape(hw)[rows[:, None], cols]  # [H, W]
+    groups = stretch(slot.reshape(hw), (height, width))
+    painted = paint_groups(image, groups)
+    if outline is not None and min(height / hw[0], width / hw[1]) >= 4:
+        lines = borders(groups)
+        painted[lines] = (painted[lines] * outline).round()
+    return painted
 
+
+def paint_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Paint every pixel in the mean colour of all pixels of its group.
+
+    Args:
+        image: `[H, W, 3]` uint8, any channel order.
+        groups: Group of each pixel, integers `[H, W]`.
+
+    Returns:
+        A new image, `[H, W, 3]` uint8.
+    """
     _, dense = np.unique(groups, return_inverse=True)
     dense = dense.ravel()
     count = np.bincount(dense)[:, None]
     total = [np.bincount(dense, image[..., c].ravel().astype(float)) for c in range(3)]
     colour = np.stack(total, axis=1) / count  # [groups, 3]
-    painted = colour[dense].reshape(image.shape)
-    if outline is not None and min(height / hw[0], width / hw[1]) >= 4:
-        painted[_borders(groups)] *= outline
-    return painted.round().astype(np.uint8)
+    return colour.round().astype(np.uint8)[dense].reshape(image.shape)
 
 
-def _borders(groups: np.ndarray) -> np.ndarray:
-    """Pixels [H, W] whose right or lower neighbour belongs to another group."""
-    borders = np.zeros(groups.shape, bool)
-    borders[:, :-1] |= groups[:, :-1] != groups[:, 1:]
-    borders[:-1] |= groups[:-1] != groups[1:]
-    return borders
+def stretch(grid: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Stretch a grid of tokens over an image, `[h, w] -> [H, W]`: the token of each pixel.
+
+    Args:
+        grid: A value for each token (or pixel, to shrink an image without mixing values).
+        size: Height and width in pixels; need not be multiples of the grid's.
+    """
+    height, width = size
+    rows = np.arange(height) * grid.shape[0] // height
+    cols = np.arange(width) * grid.shape[1] // width
+    return grid[rows[:, None], cols]
+
+
+def borders(groups: np.ndarray) -> np.ndarray:
+    """Pixels `[H, W]` whose right or lower neighbour belongs to another group."""
+    found = np.zeros(groups.shape, bool)
+    found[:, :-1] |= groups[:, :-1] != groups[:, 1:]
+    found[:-1] |= groups[:-1] != groups[1:]
+    return found

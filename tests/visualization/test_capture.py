@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from mmseg_tome.visualization import capture_slot_maps
+from mmseg_tome.visualization.capture import record_passes
 
 pytest.importorskip("mmengine")
 
@@ -52,3 +53,54 @@ def test_a_backbone_without_mergers_is_refused():
     refused = pytest.raises(TypeError, match=r"mmseg_tome\.MixVisionTransformer")
     with refused, capture_slot_maps(nn.Linear(1, 1)):
         pass
+
+
+def test_a_block_that_reuses_slot_maps_shows_what_it_merged_by():
+    from mmseg_tome.models import MixVisionTransformer
+
+    model = MixVisionTransformer(
+        embed_dims=8, num_layers=(1, 1, 3, 1), num_heads=(1, 2, 4, 4), tome_cfg="hq-turbo"
+    ).eval()
+    with torch.no_grad(), capture_slot_maps(model) as captured:
+        model(torch.randn(1, 3, 64, 64))
+    first = captured[2, 0, "q"].slots
+    assert first.num_slots < 16
+    assert all(captured[2, j, "q"].slots is first for j in (1, 2))
+
+
+def test_automatic_choice_shows_what_it_chose(backbone):
+    class Never:
+        """Tries blocks out, as `AutoMerging` does, and then merges nothing."""
+
+        def merges(self, stage, blocks, x, hw, plain, reuse):
+            blocks[0](x, hw)
+            return False
+
+    backbone.auto = Never()
+    with torch.no_grad(), capture_slot_maps(backbone) as captured:
+        backbone(torch.randn(1, 3, 64, 64))
+    assert len(captured) == 10
+    assert all(slots.num_slots == hw[0] * hw[1] for slots, hw in captured.values())
+
+
+def test_passes_are_kept_apart(backbone):
+    images = [torch.randn(1, 3, 64, 64), torch.randn(2, 3, 64, 128)]
+    with torch.no_grad(), record_passes(backbone) as passes:
+        for image in images:
+            backbone(image)
+    backbone(images[0])
+    assert len(passes) == 2
+    for each, image in zip(passes, images, strict=True):
+        torch.testing.assert_close(each.image, image)
+        assert len(each.slots) == 10
+        assert each.slots[0, 0, "q"].hw == (16, image.shape[3] // 4)
+
+
+def test_a_pass_that_runs_no_blocks_has_no_slot_maps(backbone):
+    """As one that replays a CUDA graph; those of the pass before are not its own."""
+    image = torch.zeros(1, 3, 64, 64)
+    with torch.no_grad(), record_passes(backbone) as passes:
+        backbone(image)
+        backbone.forward = lambda image: [image]
+        backbone(image)
+    assert [len(each.slots) for each in passes] == [10, 0]

@@ -1,0 +1,206 @@
+"""Draw what a merging strategy merges in images, and how their predictions change by it.
+
+    python tools/visualize_merging.py photos/ a.png --config config.py --checkpoint my.pth --out DIR
+
+Each image, also in folders and their subfolders, becomes one figure, DIR/NAME_merging.png: the
+image, its prediction without and with merging by the same weights, and what differs; then of each
+stage the groups of tokens that merge (in their mean colours, outlined where that leaves something
+to be seen) and a map of where tokens are kept apart (1 over the size of a token's group, averaged
+over the stage's blocks, since every block matches anew).
+
+The config decides how to merge, or --preset does; whether it segments or finds keypoints is the
+config's matter, too. Of several persons, the one with the largest box is drawn. Without
+--checkpoint, the config's `load_from` is run, and if there is none, random weights.
+
+Exit codes: 0; 1 if inputs could not be read or drawn, each of which is named, while the others
+were; 2 if a mistake, which is named, kept the tool from running or from saving.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from mmseg_tome import compat  # noqa: F401  isort: skip  before anything of the mm packages
+import cv2
+from infer import EXIT_SOME_FAILED, build_predictor, choose_device, read_boxes
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress
+
+from mmseg_tome.engine import launch
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
+from mmseg_tome.merging import PRESETS, Identity, parse_tome_cfg
+from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.visualization.illustrator import (
+    MergingIllustrator,
+    NothingToDrawError,
+    untrained_checkpoint,
+)
+from mmseg_tome.visualization.selection import Selection
+
+ENDING = "_merging.png"
+OPACITY = 0.6  # of the classes' colours
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="IMAGE", help="image or folder; any number, mixed")
+    add("--config", required=True, help="config file")
+    add("--checkpoint", help="checkpoint; the config's load_from if none")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder of the figures")
+    add(
+        "--preset",
+        "--tome-cfg",
+        metavar="NAME",
+        help=f"merge by this preset ({', '.join(PRESETS)}, each also with -auto) instead of the "
+        "config's tome_cfg",
+    )
+    add(
+        "--stages",
+        type=_numbers,
+        metavar="N,N",
+        help="which stages to draw, from 1, such as 1,3 (default: all that merge)",
+    )
+    add(
+        "--block",
+        type=_block,
+        default="last",
+        metavar="first|last|N",
+        help="which block's groups to draw, from 1 (default: last, whose tokens hold most context "
+        "and whose merging nothing in the stage can mend any more)",
+    )
+    add("--device", help="cpu, cuda or cuda:N (default: cuda if there)")
+    add(
+        "--boxes",
+        metavar="FILE",
+        help="pose: JSON with the persons' boxes, as tools/infer.py takes it; without it, each "
+        "image is taken for the box of one person",
+    )
+    add("--box-threshold", type=float, default=0.3, help="pose: leave out boxes below this score")
+    add(
+        "--keypoint-threshold",
+        type=float,
+        default=0.3,
+        help="pose: leave out keypoints below this score (default 0.3)",
+    )
+    launch.add_config_arguments(parser)
+    # What the predictors of infer.py also ask for.
+    parser.set_defaults(batch_size=1, with_labels=False)
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, not a folder")
+    sources = find_images(args.inputs, args.out)
+    cfg = read_merging_config(args)
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    launch.check_checkpoint(checkpoint)
+    device = choose_device(args.device)
+    args.opacity = None if launch.is_pose(cfg) else OPACITY
+    boxes = read_boxes(args, cfg, sources)
+    reader = Reader(cfg)
+    with ExitStack() as stack:
+        if not checkpoint:
+            print("warning: no checkpoint: random weights are run", file=sys.stderr)
+        weights = checkpoint or stack.enter_context(untrained_checkpoint(cfg))
+        predictor = build_predictor(args, cfg, weights, device, boxes)
+    shown = Path(checkpoint).name if checkpoint else "random weights"
+    merging = cfg.model.backbone.tome_cfg
+    preset = f"preset {merging}" if isinstance(merging, str) else "tome_cfg of its own"
+    note = f"{Path(args.config).name}, {preset}, {shown}"
+    illustrator = MergingIllustrator(predictor, cfg, note, Selection(args.block, args.stages))
+    failed = draw_all(sources, reader, illustrator, args.out)
+    count = len(sources) - len(failed)
+    figures = "1 figure" if count == 1 else f"{count} figures"
+    print(f"{figures} drawn, {len(failed)} inputs failed: {args.out}")
+    if failed:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def find_images(inputs: Sequence[str], out: Path) -> list[Source]:
+    """The images that `inputs` name; figures of an earlier run are none.
+
+    Raises:
+        UserError: As `find_sources`, or a video is named, or folders hold nothing but videos.
+    """
+    videos = [text for text in inputs if Path(text).suffix.lower() in VIDEOS]
+    if videos:
+        raise UserError(f"{videos[0]} is a video: only images can be drawn")
+
+    def is_figure(path: Path) -> bool:
+        return path.name.endswith(ENDING) and path.resolve().is_relative_to(out.resolve())
+
+    found = find_sources(inputs)
+    sources = [each for each in found if not each.is_video and not is_figure(each.path)]
+    if not sources:
+        raise UserError(f"{', '.join(inputs)}: videos or figures of this tool alone, no image")
+    return sources
+
+
+def read_merging_config(args: argparse.Namespace) -> Config:
+    """The config, with --preset in its place.
+
+    Raises:
+        UserError: As `launch.read_config`, or nothing merges.
+        TomeConfigError: There is no such preset, or the config's tome_cfg cannot be read.
+    """
+    if args.preset is not None:
+        parse_tome_cfg(args.preset)
+        preset = {"model.backbone.tome_cfg": args.preset}
+        args.cfg_options = {**(args.cfg_options or {}), **preset}
+    cfg = launch.read_config(args)
+    backbone = cfg.model.get("backbone") or {}
+    kind = str(backbone.get("type"))
+    if args.preset is not None and "MixVisionTransformer" not in kind:
+        raise UserError(f"--preset is for SegFormer's backbone, the config's is {kind}")
+    merging = parse_tome_cfg(backbone.get("tome_cfg"), backbone.get("num_stages", 4))
+    if all(isinstance(s, Identity) for stage in merging for s in (stage.q, stage.kv)):
+        raise UserError(
+            f"config {args.config} merges nothing: choose a preset by --preset, one of "
+            f"{', '.join(PRESETS)}"
+        )
+    return cfg
+
+
+def draw_all(
+    sources: Sequence[Source], reader: Reader, illustrator: MergingIllustrator, out: Path
+) -> dict[Path, str]:
+    """Draw a figure of each image; returns what failed, why by path."""
+    failed: dict[Path, str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("figures", total=len(sources))
+        for source in sources:
+            try:
+                for item in reader.read(source):
+                    illustrator.draw(item, out / f"{source.name}{ENDING}")
+            # OpenCV's where a side shrinks to 0.
+            except (UnreadableError, NothingToDrawError, ModelInputError, cv2.error) as error:
+                failed[source.path] = str(error).strip().splitlines()[0]
+                line = f"error: {source.path}: {failed[source.path]}"
+                progress.console.out(line, highlight=False)
+            progress.advance(task)
+    return failed
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def _block(text: str) -> int | str:
+    return text if text in ("first", "last") else int(text)
+
+
+if __name__ == "__main__":
+    launch.run(main)
