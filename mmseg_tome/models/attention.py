@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
-from mmseg_tome.models.layers import Grid, map_to_tokens, tokens_to_map
+from mmseg_tome.models.layers import Grid, LateBiasConv2d, tokens_to_map
+from mmseg_tome.models.norms import convolve_and_normalise
 from mmseg_tome.models.streams import side_by_side
 
 
@@ -70,7 +71,7 @@ class MergedAttention(nn.Module):
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, attn_drop, bias=qkv_bias)
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
-            self.sr = nn.Conv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
+            self.sr = LateBiasConv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
             self.norm = norm(embed_dims)
         else:
             self.sr = self.norm = None
@@ -117,8 +118,7 @@ class MergedAttention(nn.Module):
         """Spatially reduce the tokens that keys and values are made from, with their new grid."""
         if self.sr is None:
             return x, hw
-        x = self.sr(tokens_to_map(x, hw))
-        return self.norm(map_to_tokens(x)), (x.shape[2], x.shape[3])
+        return convolve_and_normalise(self.sr, self.norm, tokens_to_map(x, hw))
 
     def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Those of the projections q, k, v (0, 1, 2), `[B, N, C]` -> `[B, heads, N, C / heads]`."""

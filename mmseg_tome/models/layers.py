@@ -50,39 +50,12 @@ class PointwiseConv(nn.Conv2d):
         return F.linear(x, self.weight.flatten(1), self.bias)
 
 
-class PatchEmbed(nn.Module):
-    """Overlapping patch embedding (SegFormer, arXiv 2105.15203, section 3.1).
+class LateBiasConv2d(nn.Conv2d):
+    """A convolution whose bias can be left to whatever comes next."""
 
-    Args:
-        in_channels: Channels of the incoming map.
-        embed_dims: Channels of a token.
-        patch_size: Kernel size of the convolution; half of it is the padding.
-        stride: Stride of the convolution.
-        norm: Normalises the tokens.
-    """
-
-    def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int, stride: int, norm: nn.Module
-    ):
-        super().__init__()
-        self.projection = nn.Conv2d(
-            in_channels, embed_dims, patch_size, stride=stride, padding=patch_size // 2
-        )
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """`[B, in_channels, H, W]` -> tokens `[B, h * w, embed_dims]` and their grid (h, w)."""
-        x = self.projection(x)
-        return self.norm(map_to_tokens(x)), (x.shape[2], x.shape[3])
-
-    def grid(self, hw: Grid) -> Grid:
-        """The token grid of a map of `hw`."""
-        kernel, stride, pad = (
-            self.projection.kernel_size[0],
-            self.projection.stride[0],
-            self.projection.padding[0],
-        )
-        return tuple((size + 2 * pad - kernel) // stride + 1 for size in hw)
+    def forward(self, x: Tensor, with_bias: bool = True) -> Tensor:
+        """`[B, in_channels, H, W] -> [B, out_channels, h, w]`."""
+        return self._conv_forward(x, self.weight, self.bias if with_bias else None)
 
 
 class DropPath(nn.Module):

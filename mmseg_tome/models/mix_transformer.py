@@ -18,8 +18,9 @@ from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.models.attention import MergedAttention, Slots
 from mmseg_tome.models.auto_merging import AutoMerging
 from mmseg_tome.models.errors import ImageSizeError
-from mmseg_tome.models.layers import DropPath, Grid, MixFFN, PatchEmbed, tokens_to_map
+from mmseg_tome.models.layers import DropPath, Grid, MixFFN, tokens_to_map
 from mmseg_tome.models.norms import add_and_normalise, build_token_norm
+from mmseg_tome.models.patch_embed import PatchEmbed
 from mmseg_tome.registry import MODELS
 
 

@@ -7,6 +7,7 @@ from torch.torch_version import TorchVersion
 
 from mmseg_tome import ops
 from mmseg_tome.merging import SlotMap
+from mmseg_tome.models.layers import Grid, LateBiasConv2d, map_to_tokens
 
 TORCH_BEFORE_2_4 = TorchVersion(torch.__version__) < (2, 4)
 
@@ -26,7 +27,11 @@ class TokenNorm(nn.LayerNorm):
         self.feeds_matmul = feeds_matmul
 
     def forward(
-        self, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
+        self,
+        x: Tensor,
+        update: Tensor | None = None,
+        slots: SlotMap | None = None,
+        shift: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Normalise tokens.
 
@@ -34,6 +39,7 @@ class TokenNorm(nn.LayerNorm):
             x: Tokens, `[B, N, C]`.
             update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
             slots: The slot map that the update is unmerged by.
+            shift: Without an update, what to add to every token first, `[C]`.
 
         Returns:
             The normalised tokens, `[B, N, C]`; with an update, the sum and the normalised sum.
@@ -43,7 +49,7 @@ class TokenNorm(nn.LayerNorm):
             dtype = matmul_dtype if self.feeds_matmul else self.weight.dtype
         settings = (self.weight, self.bias, self.eps, dtype)
         if update is None:
-            return ops.layer_norm(x, *settings)
+            return ops.layer_norm(x, *settings, shift)
         if slots is None or slots.num_slots == x.shape[1]:
             return ops.add_layer_norm(x, update, None, *settings)
         return ops.add_layer_norm(x, update, slots.slot, *settings, slots.order)
@@ -77,6 +83,24 @@ def add_and_normalise(
         return norm(x, update, slots)
     x = x + update if slots is None else slots.unmerge_add(update, x)
     return x, norm(x)
+
+
+def convolve_and_normalise(conv: LateBiasConv2d, norm: nn.Module, x: Tensor) -> tuple[Tensor, Grid]:
+    """A convolution over a feature map and the norm of the tokens that it makes.
+
+    Args:
+        conv: Its result should be channels-last.
+        norm: From `build_token_norm`.
+        x: `[B, C_in, H, W]`.
+
+    Returns:
+        The normalised tokens, `[B, h * w, C]`, and their grid (h, w).
+    """
+    # cuDNN adds a bias in a pass of its own, which the norm's kernel can do on the way.
+    late = x.is_cuda and isinstance(norm, TokenNorm) and not torch.is_grad_enabled()
+    x = conv(x, with_bias=not late)
+    tokens, hw = map_to_tokens(x), (x.shape[2], x.shape[3])
+    return norm(tokens, shift=conv.bias) if late else norm(tokens), hw
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -136,12 +136,19 @@ def gather_segments_add(
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Normalise each token, `[B, N, C]` in and out, see `normalization.layer_norm`."""
     if not use_triton(x, weight):
-        return normalization.layer_norm(x, weight, bias, eps, dtype)
-    return layer_operators.layer_norm(x, weight, bias, eps, dtype or x.dtype)[0]
+        return normalization.layer_norm(x, weight, bias, eps, dtype, shift)
+    if shift is not None and torch.is_grad_enabled():  # the kernel gives it no gradient
+        x, shift = x + shift, None
+    return layer_operators.layer_norm(x, weight, bias, eps, dtype or x.dtype, shift)[0]
 
 
 def add_layer_norm(

@@ -10,19 +10,19 @@ def _per_token(x):
     return x.new_empty(x.shape[:2], dtype=torch.float32)
 
 
-def _layer_norm_shapes(x, weight, bias, eps, dtype):
+def _layer_norm_shapes(x, weight, bias, eps, dtype, shift):
     return torch.empty_like(x, dtype=dtype), _per_token(x), _per_token(x)
 
 
 @operator(
-    "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype)"
+    "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype, Tensor? shift)"
     " -> (Tensor, Tensor, Tensor)",
     _layer_norm_shapes,
 )
-def layer_norm(x, weight, bias, eps, dtype):
+def layer_norm(x, weight, bias, eps, dtype, shift):
     from mmseg_tome.ops import normalization_triton
 
-    return normalization_triton.layer_norm(x, weight, bias, eps, dtype)
+    return normalization_triton.layer_norm(x, weight, bias, eps, dtype, shift)
 
 
 def _add_layer_norm_shapes(residual, y, slot, tokens, offsets, weight, bias, eps, dtype):
@@ -64,7 +64,7 @@ def _save_layer_norm(ctx, inputs, output):
 
 def _layer_norm_gradient(ctx, grad, *_):
     x, weight, mean, inverse = ctx.saved_tensors
-    return *layer_norm_backward(grad, None, x, mean, inverse, weight), None, None
+    return *layer_norm_backward(grad, None, x, mean, inverse, weight), None, None, None
 
 
 def _save_add_layer_norm(ctx, inputs, output):

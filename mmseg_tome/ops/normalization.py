@@ -8,7 +8,12 @@ from mmseg_tome.ops.segment import gather_segments_add
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None = None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Normalise each token over its channels.
 
@@ -18,10 +23,13 @@ def layer_norm(
         bias: `[C]`.
         eps: Added to the variance.
         dtype: Data type of the result, that of `x` if None.
+        shift: Added to every token first, `[C]`.
 
     Returns:
         `[B, N, C]`; mean and variance are taken in float32 at least.
     """
+    if shift is not None:
+        x = x + shift
     out = F.layer_norm(x, weight.shape, weight, bias, eps)
     return out.to(dtype or x.dtype)
 

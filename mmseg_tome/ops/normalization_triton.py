@@ -23,7 +23,12 @@ PROGRAMS = 528
 
 
 def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    shift: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `mmseg_tome.ops.normalization.layer_norm`.
 
@@ -32,7 +37,7 @@ def layer_norm(
     """
     x = x.contiguous()
     out = torch.empty_like(x, dtype=dtype)
-    return out, *_normalise(x, None, None, weight, bias, eps, None, out)
+    return out, *_normalise(x, shift, None, weight, bias, eps, None, out)
 
 
 def add_layer_norm(
@@ -58,6 +63,7 @@ def add_layer_norm(
 
 
 def _normalise(x, y, slot, weight, bias, eps, total, out) -> tuple[Tensor, Tensor]:
+    """Launch; without a total, `y` is None or what is added to every token."""
     batch, tokens, channels = x.shape
     mean, inverse = (x.new_empty(batch, tokens, dtype=torch.float32) for _ in range(2))
     block_c, block_r, warps = _blocks(channels)
@@ -76,11 +82,12 @@ def _normalise(x, y, slot, weight, bias, eps, total, out) -> tuple[Tensor, Tenso
         inverse,
         rows,
         tokens,
-        1 if y is None else y.shape[1],
+        1 if total is None else y.shape[1],
         channels,
         0 if slot is None or slot.shape[0] == 1 else tokens,
         eps,
-        ADD=y is not None,
+        ADD=y is not None and total is not None,
+        SHIFT=y is not None and total is None,
         GATHER=slot is not None,
         BLOCK_R=block_r,
         BLOCK_C=block_c,
@@ -165,6 +172,7 @@ def _norm_kernel(
     map_stride,
     eps,
     ADD: tl.constexpr,
+    SHIFT: tl.constexpr,
     GATHER: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -175,6 +183,8 @@ def _norm_kernel(
     there = here[:, None] & (c < channels)[None, :]  # [BLOCK_R, BLOCK_C]
     at = row[:, None] * channels + c[None, :]
     value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    if SHIFT:
+        value += tl.load(y + c, mask=c < channels, other=0.0).to(tl.float32)[None, :]
     if ADD:
         source = row
         if GATHER:

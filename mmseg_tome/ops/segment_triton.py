@@ -21,8 +21,10 @@ TILE = 32
 TILE_WARPS = 4
 REDUCE_BLOCKS = 4, 4, 64, 1
 """BLOCK_M, ROWS, BLOCK_C and warps of the sums over slots."""
-SORT_M = 32
-"""Slots that a program sorts the tokens of."""
+LIST_BLOCK, LIST_WARPS = 4096, 8
+"""Tokens that a program looks for its slots in at a time."""
+SORT_M, SORT_STEP, SORT_WARPS = 32, 128, 4
+"""Slots that a program sorts the tokens of, and tokens that it sorts at a time."""
 BLOCK_C = 64
 """Channels of a program: rows are read in pieces of 128 bytes, or 256 in float32."""
 
@@ -40,7 +42,7 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     # Fewer programs for long maps, as each of them reads all of it.
     list_m = SORT_M if num_tokens <= 16384 else 4 * SORT_M
     lists = ceil_div(num_slots, list_m)
-    block_n = min(next_power_of_2(num_tokens), 4096)
+    block_n = min(next_power_of_2(num_tokens), LIST_BLOCK)
     listed = slot.new_empty(batch, num_tokens, dtype=torch.int32)
     begins = slot.new_empty(batch, lists + 1, dtype=torch.int32)
     launch(
@@ -52,7 +54,7 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         num_tokens,
         BLOCK_N=block_n,
         LIST_M=list_m,
-        num_warps=8 if block_n > 1024 else 4,
+        num_warps=LIST_WARPS if block_n > 1024 else 4,
     )
     tokens = torch.empty_like(listed)
     offsets = slot.new_empty(batch, num_slots + 1, dtype=torch.int32)
@@ -67,9 +69,10 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         num_tokens,
         num_slots,
         lists,
-        STEP=128,
+        STEP=SORT_STEP,
         LIST_M=list_m,
         SORT_M=SORT_M,
+        num_warps=SORT_WARPS,
     )
     return tokens, offsets
 

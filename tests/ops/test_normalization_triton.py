@@ -89,3 +89,17 @@ def test_float16_near_its_limit(device):
     w, b = torch.ones(96, device=device).half(), torch.zeros(96, device=device).half()
     twin = normalization.layer_norm(x.double(), w.double(), b.double(), 1e-6)
     torch.testing.assert_close(layer_norm(x, w, b, 1e-6).double(), twin, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_shift_is_its_twins_with_and_without_gradients(dtype, device):
+    inputs = [random(*s, dtype=dtype, device=device) for s in ((2, 9, 40), (40,), (40,), (40,))]
+    x, weight, bias, shift = inputs
+    wide = [t.detach().double().requires_grad_() for t in inputs]
+    twin = normalization.layer_norm(*wide[:3], 1e-6, None, wide[3])
+    with torch.no_grad():
+        assert_close([layer_norm(x, weight, bias, 1e-6, None, shift)], [twin], TOLERANCE[dtype])
+    out = layer_norm(x, weight, bias, 1e-6, None, shift)
+    grad = torch.randn(out.shape, device=device).to(dtype)
+    twins = torch.autograd.grad(twin, wide, grad.double())
+    assert_close(torch.autograd.grad(out, inputs, grad), twins, 3 * TOLERANCE[dtype])

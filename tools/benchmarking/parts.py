@@ -14,7 +14,8 @@ from torch import nn
 
 from mmseg_tome.merging import SlotMap
 from mmseg_tome.models.attention import MergedAttention, TokenMerger
-from mmseg_tome.models.layers import MixFFN, PatchEmbed
+from mmseg_tome.models.layers import MixFFN
+from mmseg_tome.models.patch_embed import PatchEmbed
 
 from . import peer
 
