@@ -69,35 +69,36 @@ def in_dtype(function: Callable, dtype: torch.dtype, result: torch.dtype | None)
     return cast
 
 
-def capture_cuda_graph(function: Callable, tensors: list[torch.Tensor]) -> Callable[[], list]:
-    """Capture `function(*tensors)`; the returned replay reads and writes the very same memory."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    # Autocast would keep cast weights of the warm-up, and free them while the graph reads them.
-    with _without_autocast_cache():
-        return _capture_on(stream, function, tensors)
+class CudaGraphCapture:
+    """Captures functions as CUDA graphs that share their memory, as only one runs at a time."""
 
+    def __init__(self):
+        self.pool = None
 
-def _capture_on(
-    stream: torch.cuda.Stream, function: Callable, tensors: list[torch.Tensor]
-) -> Callable[[], list]:
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):  # index maps are cached, libraries choose their kernels
-            function(*tensors)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function(*tensors)
+    def __call__(self, function: Callable, tensors: list[torch.Tensor]) -> Callable[[], list]:
+        """Capture `function(*tensors)`; the returned replay reads and writes the same memory."""
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        graph = torch.cuda.CUDAGraph()
+        with _without_autocast_cache():
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):  # index maps are cached, libraries choose their kernels
+                    function(*tensors)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=self.pool):
+                outputs = function(*tensors)
 
-    def replay() -> list[torch.Tensor]:
-        graph.replay()
-        return outputs
+        def replay() -> list[torch.Tensor]:
+            graph.replay()
+            return outputs
 
-    return replay
+        return replay
 
 
 @contextmanager
 def _without_autocast_cache() -> Iterator[None]:
+    """Autocast would keep cast weights of the warm-up, and free them while the graph reads them."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     torch.clear_autocast_cache()
@@ -111,11 +112,13 @@ class GraphedFunction:
     """A function of tensors, replayed as a CUDA graph for each shape of its inputs.
 
     Runs plainly on a CPU, where gradients are computed, and for inputs that cannot be captured.
+    Once there are as many graphs as may be kept, a shape gets one when it comes for the second
+    time: images of ever new sizes run plainly.
 
     Args:
         function: From (lists of) tensors to (lists of) tensors, without host synchronisation.
         max_shapes: How many graphs are kept.
-        capture: Makes a replay of a flat function; `capture_cuda_graph` on a GPU.
+        capture: Makes a replay of a flat function; a `CudaGraphCapture` on a GPU.
     """
 
     def __init__(
@@ -126,18 +129,22 @@ class GraphedFunction:
     ):
         self.function = function
         self.max_shapes = max_shapes
-        self.capture = capture
+        self.capture = capture or CudaGraphCapture()
         self.graphs: OrderedDict[tuple, tuple | None] = OrderedDict()
+        self.seen: set[tuple] = set()
 
     def __call__(self, *args):
         tensors, structure = tree_flatten(args)
         on_gpu = all(isinstance(x, torch.Tensor) and x.is_cuda for x in tensors)
-        capture = self.capture or (capture_cuda_graph if on_gpu else None)
-        if capture is None or torch.is_grad_enabled():
+        needs_gpu = isinstance(self.capture, CudaGraphCapture)
+        if torch.is_grad_enabled() or (needs_gpu and not on_gpu):
             return self.function(*args)
         key = tuple((x.shape, x.stride(), x.dtype, x.device) for x in tensors)
         if key not in self.graphs:
-            self.graphs[key] = self._record(capture, tensors, structure)
+            if len(self.graphs) >= self.max_shapes and key not in self.seen:
+                self.seen.add(key)
+                return self.function(*args)
+            self.graphs[key] = self._record(tensors, structure)
             if len(self.graphs) > self.max_shapes:
                 self.graphs.popitem(last=False)
         self.graphs.move_to_end(key)
@@ -154,7 +161,7 @@ class GraphedFunction:
         """For each kind of input that is kept, whether a graph was captured."""
         return [graph is not None for graph in self.graphs.values()]
 
-    def _record(self, capture: Callable, tensors: list, structure) -> tuple | None:
+    def _record(self, tensors: list, structure) -> tuple | None:
         inputs = [torch.empty_like(x).copy_(x) for x in tensors]
         found = []
 
@@ -164,7 +171,7 @@ class GraphedFunction:
             return out
 
         try:
-            replay = capture(flat, inputs)
+            replay = self.capture(flat, inputs)
         except RuntimeError as error:
             first_line = str(error).splitlines()[0]
             shapes = [tuple(x.shape) for x in tensors]

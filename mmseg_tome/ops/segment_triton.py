@@ -23,7 +23,7 @@ REDUCE_BLOCKS = 4, 4, 64, 1
 """BLOCK_M, ROWS, BLOCK_C and warps of the sums over slots."""
 LIST_BLOCK, LIST_WARPS = 4096, 8
 """Tokens that a program looks for its slots in at a time."""
-SORT_M, SORT_STEP, SORT_WARPS = 32, 128, 4
+SORT_M, SORT_STEP, SORT_WARPS = 16, 256, 4
 """Slots that a program sorts the tokens of, and tokens that it sorts at a time."""
 BLOCK_C = 64
 """Channels of a program: rows are read in pieces of 128 bytes, or 256 in float32."""
