@@ -466,3 +466,11 @@ def test_ratios_without_a_measured_partner():
     ]
     report.add_ratios(rows)
     assert [(r["vs_peer"], r["vs_none"]) for r in rows] == [(None, None)] * 2
+
+
+def test_a_gpu_becomes_current_if_it_is_numbered(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device.index))
+    for name in ("cpu", "cuda", "cuda:1"):  # torch refuses to make `cuda` current
+        measure.make_current(torch.device(name))
+    assert chosen == [1]

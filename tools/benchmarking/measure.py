@@ -174,7 +174,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 def make_current(device: torch.device) -> None:
     """Let CUDA events and synchronisation mean this device, if it is a GPU."""
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:  # without one it is the current one
         torch.cuda.set_device(device)
 
 
