@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmseg_tome.models.norms import autocast_dtype
+from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.registry import HOOKS
 
 MAX_SHAPES = 2

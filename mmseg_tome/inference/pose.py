@@ -58,19 +58,19 @@ class PosePredictor:
     ):
         cfg = Config(cfg.to_dict())
         # Without the checkpoint: it would load whatever fits.
-        self._model = init_model(cfg, device=device)
-        if not isinstance(self._model, TopdownPoseEstimator):
+        self.model = init_model(cfg, device=device)
+        if not isinstance(self.model, TopdownPoseEstimator):
             raise UserError(f"{cfg.model.type} is not a top-down model, nothing else can be run")
         weights = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-        meta = load_weights(self._model, weights, checkpoint)
-        self._model.dataset_meta = meta.get("dataset_meta") or self._model.dataset_meta
-        names = self._model.dataset_meta["keypoint_id2name"]
+        meta = load_weights(self.model, weights, checkpoint)
+        self.model.dataset_meta = meta.get("dataset_meta") or self.model.dataset_meta
+        names = self.model.dataset_meta["keypoint_id2name"]
         self.keypoints = [names[i] for i in range(len(names))]
-        predicted = getattr(self._model.head, "out_channels", len(names))
+        predicted = getattr(self.model.head, "out_channels", len(names))
         if predicted != len(names):
             raise UserError(f"the model has {predicted} keypoints, its data set {len(names)}")
         self._visualizer = PoseLocalVisualizer(name="infer")
-        self._visualizer.set_dataset_meta(self._model.dataset_meta)
+        self._visualizer.set_dataset_meta(self.model.dataset_meta)
         self.boxes = boxes
         self.opacity = opacity
         self.threshold = threshold
@@ -79,7 +79,7 @@ class PosePredictor:
     @property
     def meta(self) -> dict:
         """What results.json says once."""
-        data = self._model.dataset_meta
+        data = self.model.dataset_meta
         return dict(
             keypoint_names=self.keypoints,
             palette=np.asarray(data["keypoint_colors"]).tolist(),
@@ -126,7 +126,7 @@ class PosePredictor:
         persons = []
         for first in range(0, len(boxes), self._boxes_at_once):
             part = boxes[first : first + self._boxes_at_once, :4]
-            samples = inference_topdown(self._model, image, part, bbox_format="xywh")
+            samples = inference_topdown(self.model, image, part, bbox_format="xywh")
             persons += [sample.pred_instances for sample in samples]
         return persons
 

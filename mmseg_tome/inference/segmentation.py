@@ -52,7 +52,8 @@ class SegmentationPredictor:
         self._inferencer = _Inferencer(cfg, checkpoint, device=device)
         self._inferencer.show_progress = False  # not an argument of every version
         self.batch_size = batch_size or cfg.test_dataloader.get("batch_size", 1)
-        meta = self._inferencer.model.dataset_meta
+        self.model = self._inferencer.model
+        meta = self.model.dataset_meta
         self.classes = list(meta["classes"])
         self.palette = np.array(meta["palette"], np.uint8)  # [classes, 3], RGB
         self.opacity = opacity
@@ -96,7 +97,7 @@ class SegmentationPredictor:
     def _draw(self, image: np.ndarray, labels: np.ndarray, sample) -> np.ndarray:
         if self.with_labels:
             painter = self._inferencer.visualizer
-            painter.dataset_meta = self._inferencer.model.dataset_meta
+            painter.dataset_meta = self.model.dataset_meta
             painter.alpha = self.opacity
             painter.add_datasample("", image[..., ::-1], sample, draw_gt=False, with_labels=True)
             return painter.get_image()[..., ::-1]

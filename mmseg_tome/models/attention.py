@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
-from mmseg_tome.models.layers import Grid, LateBiasConv2d, tokens_to_map
+from mmseg_tome.models.layers import Grid, LateBiasConv2d, TokenLinear, linear, tokens_to_map
 from mmseg_tome.models.norms import convolve_and_normalise
 from mmseg_tome.models.streams import side_by_side
 
@@ -69,6 +70,9 @@ class MergedAttention(nn.Module):
         # Holds the projections under the names, and with the initial values, of the stock
         # module; its own forward, which materialises attention matrices, is not used.
         self.attn = nn.MultiheadAttention(embed_dims, num_heads, attn_drop, bias=qkv_bias)
+        built = self.attn.out_proj  # its values stay, and no random numbers are drawn for others
+        self.attn.out_proj = skip_init(TokenLinear, embed_dims, embed_dims, bias=qkv_bias)
+        self.attn.out_proj.weight, self.attn.out_proj.bias = built.weight, built.bias
         self.proj_drop = nn.Dropout(proj_drop)
         if sr_ratio > 1:
             self.sr = LateBiasConv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
@@ -125,6 +129,6 @@ class MergedAttention(nn.Module):
         channels, heads = self.attn.embed_dim, self.attn.num_heads
         rows = slice(first * channels, last * channels)
         bias = self.attn.in_proj_bias
-        x = F.linear(x, self.attn.in_proj_weight[rows], None if bias is None else bias[rows])
+        x = linear(x, self.attn.in_proj_weight[rows], None if bias is None else bias[rows])
         x = x.unflatten(2, (last - first, heads, -1))  # [B, N, last - first, heads, C / heads]
         return tuple(x.permute(2, 0, 3, 1, 4))

@@ -10,8 +10,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmseg_tome.models.attention import Slots
+from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.models.layers import Grid
-from mmseg_tome.models.norms import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
 ROUNDS = 5

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_tome import ops
-from mmseg_tome.models.layers import BAND_BYTES, Grid, fits_bands, map_to_tokens, tokens_to_map
+from mmseg_tome.models.layers import (
+    BAND_BYTES,
+    Grid,
+    fits_bands,
+    linear,
+    map_to_tokens,
+    tokens_to_map,
+)
 
 
 def fuse_levels(
@@ -124,9 +131,7 @@ def apply_pointwise(module: ConvModule, x: Tensor) -> Tensor:
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution as the matrix product that it is, `[B, C, H, W] -> [B, C', H, W]`."""
-    rows = map_to_tokens(x).flatten(0, 1)  # [B * H * W, C]; two dimensions for a plain product
-    rows = F.linear(rows, weight.flatten(1), bias)
-    return tokens_to_map(rows.unflatten(0, (x.shape[0], -1)), x.shape[2:])
+    return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), x.shape[2:])
 
 
 def fold_norm(module: ConvModule) -> tuple[Tensor, Tensor | None, nn.Module]:

@@ -3,13 +3,11 @@
 import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
-from torch.torch_version import TorchVersion
 
 from mmseg_tome import ops
 from mmseg_tome.merging import SlotMap
+from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.models.layers import Grid, LateBiasConv2d, map_to_tokens
-
-TORCH_BEFORE_2_4 = TorchVersion(torch.__version__) < (2, 4)
 
 
 class TokenNorm(nn.LayerNorm):
@@ -101,14 +99,3 @@ def convolve_and_normalise(conv: LateBiasConv2d, norm: nn.Module, x: Tensor) -> 
     x = conv(x, with_bias=not late)
     tokens, hw = map_to_tokens(x), (x.shape[2], x.shape[3])
     return norm(tokens, shift=conv.bias) if late else norm(tokens), hw
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Data type that autocast computes matrix products of `x` in, None where it is off."""
-    kind = x.device.type
-    if TORCH_BEFORE_2_4:  # its functions take no device
-        cpu = kind == "cpu"
-        on = torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
-        dtype = torch.get_autocast_cpu_dtype() if cpu else torch.get_autocast_gpu_dtype()
-        return dtype if on else None
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from torch import nn
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.evaluation.unmerged import without_merging
@@ -62,7 +61,7 @@ class MergingIllustrator:
 
     def __init__(self, predictor, cfg: Config, note: str, selection: Selection):
         self._predictor = predictor
-        self._model = network_of(predictor)
+        self._model = predictor.model
         self._note = note
         self._selection = selection
         backbone = self._model.backbone
@@ -124,12 +123,6 @@ class MergingIllustrator:
         if not idle:
             return self._note
         return f"{self._note}; nothing merges in stage{'s' * (len(idle) > 1)} {words(idle)}"
-
-
-def network_of(predictor) -> nn.Module:
-    """The model that a predictor runs."""
-    inferencer = getattr(predictor, "_inferencer", None)
-    return predictor._model if inferencer is None else inferencer.model
 
 
 @contextmanager

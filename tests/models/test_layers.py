@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmseg_tome.models import layers
-from mmseg_tome.models.layers import MixFFN
+from mmseg_tome.models.layers import MixFFN, linear
 
 
 @pytest.fixture
@@ -49,3 +49,37 @@ def test_training_and_gradients_see_the_whole(ffn, monkeypatch):
     assert x.grad is not None
     with torch.no_grad():
         ffn.train()(x, (8, 8))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_a_large_product_is_the_same_as_a_convolution(monkeypatch, batch, bias):
+    x, weight = torch.randn(batch, 700, 48), torch.randn(80, 48)
+    bias = torch.randn(80) if bias else None
+    asked = []
+    real = torch.nn.functional.conv2d
+    monkeypatch.setattr(layers.F, "conv2d", lambda *args: asked.append(1) or real(*args))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    out = linear(x, weight, bias)
+    assert len(asked) == torch.backends.mkldnn.is_available()
+    assert out.is_contiguous()
+    torch.testing.assert_close(
+        out, torch.nn.functional.linear(x, weight, bias), atol=1e-4, rtol=1e-4
+    )
+    for small_or_other in (
+        lambda: linear(x[:, :9], weight),
+        lambda: linear(x.double(), weight.double()),
+        lambda: linear(x.bfloat16(), weight.bfloat16()),
+    ):
+        small_or_other()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    assert len(asked) == torch.backends.mkldnn.is_available()
+
+
+def test_where_gradients_are_computed_a_product_is_a_product(monkeypatch):
+    monkeypatch.setattr(layers.F, "conv2d", None)
+    x = torch.randn(1, 700, 48, requires_grad=True)
+    linear(x, torch.randn(80, 48)).sum().backward()
+    assert x.grad.abs().sum() > 0

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from mmseg_tome.merging import BipartiteMatching
-from mmseg_tome.models.norms import TokenNorm, add_and_normalise, autocast_dtype, build_token_norm
+from mmseg_tome.models.autocast import autocast_dtype
+from mmseg_tome.models.norms import TokenNorm, add_and_normalise, build_token_norm
 
 
 @pytest.fixture
