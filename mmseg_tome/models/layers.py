@@ -51,25 +51,25 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[C', C]`.
         bias: `[C']`.
     """
-    if _as_convolution(x, weight):
+    if _as_convolution(x):
         return map_to_tokens(
             F.conv2d(tokens_to_map(x, (x.shape[1], 1)), weight[..., None, None], bias)
         )
     return F.linear(x, weight, bias)
 
 
-LARGE_PRODUCT = 2**21
-"""Multiply-adds from which a convolution's longer way through torch pays."""
+LARGE_INPUT = 20480
+"""Elements beyond which torch gives a convolution with a small kernel to oneDNN."""
 
 
-def _as_convolution(x: Tensor, weight: Tensor) -> bool:
+def _as_convolution(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.float32 or is_compiling():
         return False
     if torch.is_grad_enabled() or autocast_dtype(x) is not None:
         return False
     # With one thread torch gives 1x1 convolutions to MKL, too.
     one_dnn = torch.backends.mkldnn.is_available() and torch.get_num_threads() > 1
-    return one_dnn and x.shape[0] * x.shape[1] * weight.numel() >= LARGE_PRODUCT
+    return one_dnn and x.numel() > LARGE_INPUT
 
 
 class TokenLinear(nn.Linear):

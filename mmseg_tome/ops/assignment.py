@@ -24,7 +24,8 @@ def assign(
         The slot of each token, `[B, N]`, int64 in `[0, N - r)`.
     """
     batch, num_dst = similarity.shape[0], dst.shape[0]
-    ranked = similarity.masked_fill(similarity.isnan(), float("-inf"))
+    infinite = float("inf")
+    ranked = similarity.nan_to_num(nan=-infinite, posinf=infinite, neginf=-infinite)
     # A stable sort, so that ties keep the lower index on every device.
     order = ranked.argsort(dim=1, descending=True, stable=True)
     stays = torch.ones_like(nearest).scatter(1, order[:, :r], 0)  # [B, S], 1 or 0

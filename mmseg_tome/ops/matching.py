@@ -20,8 +20,8 @@ def match(metric: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     # Norms in float32 at least: squares of float16 features overflow.
     wide = torch.promote_types(metric.dtype, torch.float32)
     norm = torch.linalg.vector_norm(metric, dim=-1, keepdim=True, dtype=wide)
-    no_direction = ~((norm > 0) & norm.isfinite())
-    unit = (metric / norm).masked_fill_(no_direction, 0).to(metric.dtype)
+    # A token without a direction gives nothing but 0 and NaN here.
+    unit = (metric / norm).nan_to_num(0.0).to(metric.dtype)
     scores = unit.index_select(1, src) @ unit.index_select(1, dst).transpose(1, 2)  # [B, S, D]
     similarity, nearest = scores.max(dim=-1)
     return similarity.to(wide), nearest
