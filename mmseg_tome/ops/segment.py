@@ -52,9 +52,9 @@ def segment_mean(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
     rows = _rows(slot, num_slots, batch)  # [B * N]
     wide = torch.promote_types(x.dtype, torch.float32)
     total = x.new_zeros(batch * num_slots, channels, dtype=wide)
-    total = total.index_add(0, rows, x.reshape(-1, channels).to(wide))
+    total.index_add_(0, rows, x.reshape(-1, channels).to(wide))
     count = x.new_zeros(batch * num_slots, dtype=wide)
-    count = count.index_add(0, rows, torch.ones_like(rows, dtype=wide))
+    count.index_add_(0, rows, torch.ones_like(rows, dtype=wide))
     mean = total / count[:, None]
     return mean.view(batch, num_slots, channels).to(x.dtype)
 
