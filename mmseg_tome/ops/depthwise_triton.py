@@ -135,6 +135,22 @@ def _tap(weight, c, used, K: tl.constexpr):
 
 
 @triton.jit
+def _taps(weight, c, used, FIRST: tl.constexpr, STEP: tl.constexpr):
+    """All nine, from the FIRST on in steps of STEP."""
+    return (
+        _tap(weight, c, used, FIRST),
+        _tap(weight, c, used, FIRST + STEP),
+        _tap(weight, c, used, FIRST + 2 * STEP),
+        _tap(weight, c, used, FIRST + 3 * STEP),
+        _tap(weight, c, used, FIRST + 4 * STEP),
+        _tap(weight, c, used, FIRST + 5 * STEP),
+        _tap(weight, c, used, FIRST + 6 * STEP),
+        _tap(weight, c, used, FIRST + 7 * STEP),
+        _tap(weight, c, used, FIRST + 8 * STEP),
+    )
+
+
+@triton.jit
 def _row(x, row, pitch, at, mask, height):
     """Row `row` of the grid, `pitch` elements long, where the mask is; 0 above and below it."""
     inside = mask & (row >= 0) & (row < height)
@@ -169,15 +185,7 @@ def _depthwise_kernel(
     x += tl.program_id(2) * height * pitch
     out += tl.program_id(2) * height * pitch
     # Turned by half a turn, a kernel's taps stand in reverse order.
-    w0 = _tap(weight, c, used, 0 if GELU else 8)
-    w1 = _tap(weight, c, used, 1 if GELU else 7)
-    w2 = _tap(weight, c, used, 2 if GELU else 6)
-    w3 = _tap(weight, c, used, 3 if GELU else 5)
-    w4 = _tap(weight, c, used, 4)
-    w5 = _tap(weight, c, used, 5 if GELU else 3)
-    w6 = _tap(weight, c, used, 6 if GELU else 2)
-    w7 = _tap(weight, c, used, 7 if GELU else 1)
-    w8 = _tap(weight, c, used, 8 if GELU else 0)
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _taps(weight, c, used, 0 if GELU else 8, 1 if GELU else -1)
     if GELU:
         start = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
     else:
@@ -236,15 +244,7 @@ def _gradient_kernel(
     grad += tl.program_id(2) * height * pitch
     grad_conv += tl.program_id(2) * height * pitch
     b = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
-    w0 = _tap(weight, c, used, 0)
-    w1 = _tap(weight, c, used, 1)
-    w2 = _tap(weight, c, used, 2)
-    w3 = _tap(weight, c, used, 3)
-    w4 = _tap(weight, c, used, 4)
-    w5 = _tap(weight, c, used, 5)
-    w6 = _tap(weight, c, used, 6)
-    w7 = _tap(weight, c, used, 7)
-    w8 = _tap(weight, c, used, 8)
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _taps(weight, c, used, 0, 1)
     nothing = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     g0, g1, g2, g3, g4 = nothing, nothing, nothing, nothing, nothing
     g5, g6, g7, g8, gb = nothing, nothing, nothing, nothing, nothing
