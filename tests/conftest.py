@@ -27,3 +27,12 @@ def shared() -> Path:
 def seed():
     """Every test draws the same random numbers, whichever tests run before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other cost far more than they gain on models this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -40,9 +40,5 @@ def kernels():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other cost far more than they gain on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def kernels_on_one_thread(one_thread):
+    """Every test of this folder."""

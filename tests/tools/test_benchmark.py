@@ -18,6 +18,8 @@ sys.path.insert(0, str(TOOLS))
 import benchmark  # noqa: E402
 from benchmarking import cases, measure, peer, pipelines, report, runner  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = (128, 160)
 """Small, but every stage's grid holds at least one 4x4 cell."""
 
@@ -30,15 +32,6 @@ MIXED = [
     dict(q_mode="bsm", q_r=0.5, q_sx=2, q_sy=3),
     dict(),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other cost far more than they gain on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def outputs(model, variants, size=SIZE, batch=1):

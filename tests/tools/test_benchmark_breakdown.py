@@ -33,6 +33,8 @@ from benchmarking import (  # noqa: E402
 
 from mmseg_tome.merging import SlotMap  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZE = (128, 160)
 BYTE_RATES = rates.Rates(CPU, copy=1e3, matmul={"float32": float("inf")})
@@ -40,14 +42,6 @@ BYTE_RATES = rates.Rates(CPU, copy=1e3, matmul={"float32": float("inf")})
 
 MERGING = {"match", "merge", "unmerge"}
 EVERY_MODEL = {"embedding", "reduction", "attention", "ffn", "norms", "head"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ from benchmarking import cases, measure, pipelines, rates, report, runner  # noq
 
 from mmseg_tome.inference.acceleration import GraphedFunction  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZE = (64, 96)
 BACKBONE = dict(
@@ -37,14 +39,6 @@ MIXED = [
 VARIANTS = {name: cases.PRESETS[name] for name in ("none", "hq", "n2d")} | {
     "mixed": dict(tome_cfg=MIXED)
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ sys.path.insert(0, str(TOOLS))
 import benchmark  # noqa: E402
 from benchmarking import cases, measure, peer, pipelines, runner, training  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SIZE = (64, 96)
 BACKBONE = dict(
@@ -29,14 +31,6 @@ HEAD = dict(
     channels=16, num_classes=5, norm_cfg=dict(type="BN"),
 )  # fmt: skip
 RECIPES = (pipelines.OURS, pipelines.PEER, pipelines.FUSED_PEER)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model_of(drop=0.1, variants=("none", "hq")):

@@ -18,20 +18,14 @@ from mmseg_tome import compat
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 
-pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+pytestmark = [
+    pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
+    pytest.mark.usefixtures("one_thread"),
+]
 needs_mmpose = pytest.mark.skipif(not compat.has("mmpose"), reason="needs mmpose")
 
 SMALL = "test_dataloader.dataset.pipeline.1.scale=(128,96)"
 """Resizing of the CamVid config's test pipeline, for speed."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other cost far more than they gain on models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
