@@ -10,6 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmseg_tome.models.auto_merging import before_capture
 from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.registry import HOOKS
 
@@ -113,6 +114,7 @@ def capture_training_graph(module: nn.Module, x: Tensor) -> Callable:
     # The cache would keep cast weights of the capture, and free them while the graph reads them.
     torch.set_autocast_cache_enabled(False)
     try:
-        return torch.cuda.make_graphed_callables(module, (x.clone(),), allow_unused_input=True)
+        with before_capture():
+            return torch.cuda.make_graphed_callables(module, (x.clone(),), allow_unused_input=True)
     finally:
         torch.set_autocast_cache_enabled(cached)

@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from mmseg_tome.models.auto_merging import before_capture
+
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_SHAPES = 8
 WARM_UP = 3
@@ -81,7 +83,7 @@ class CudaGraphCapture:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
-        with _without_autocast_cache():
+        with _without_autocast_cache(), before_capture():
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP):  # index maps are cached, libraries choose their kernels
                     function(*tensors)

@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,22 @@ from mmseg_tome.ops.backend import is_compiling
 ROUNDS = 5
 MARGIN = 0.98
 """Merging is taken if it needs less than this part of the time without: timings scatter."""
+
+_captured = False  # not a ContextVar, which torch.compile cannot read
+
+
+@contextmanager
+def before_capture() -> Iterator[None]:
+    """Passes in here are what a CUDA graph will be captured of: stages are timed as graphs, too.
+
+    Launches, which a graph saves, can take longer than the kernels, and merging launches more.
+    """
+    global _captured
+    before, _captured = _captured, True
+    try:
+        yield
+    finally:
+        _captured = before
 
 
 class Decision(NamedTuple):
@@ -37,9 +54,9 @@ class AutoMerging:
     """Decides whether a stage merges, by a short timing on the first input of each kind.
 
     A kind is the stage, the tokens' shape, device and data type, that of autocast where it is on,
-    and whether gradients are computed. What was decided is logged once and kept in `decisions`.
-    Nothing can be timed while a graph is compiled or captured: run the model once before, or the
-    stage merges.
+    whether gradients are computed, and whether CUDA graphs will be replayed. What was decided is
+    logged once and kept in `decisions`. Nothing can be timed while a graph is compiled or captured:
+    run the model once before (see `before_capture`), or the stage merges.
     """
 
     def __init__(self):
@@ -59,7 +76,7 @@ class AutoMerging:
             reuse: How many blocks share slot maps.
         """
         dtype = autocast_dtype(x) or x.dtype
-        key = (stage, tuple(x.shape), dtype, x.device, torch.is_grad_enabled())
+        key = (stage, tuple(x.shape), dtype, x.device, torch.is_grad_enabled(), _captured)
         if key not in self.decisions:
             if is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
                 return True
@@ -99,7 +116,9 @@ def _step(block: nn.Module, x: Tensor, hw: Grid, slots: Slots | None, with_grad:
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Median time of a step on a device, launches included."""
+    """Median time of a step on a device: launches included, unless they will be captured."""
+    if _captured and device.type == "cuda":
+        step = _as_graph(step)
 
     def wait() -> None:
         if device.type == "cuda":
@@ -113,6 +132,18 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
         wait()
         samples.append(time.perf_counter() - start)
     return statistics.median(samples[2:])  # the first ones warm up
+
+
+def _as_graph(step: Callable[[], None]) -> Callable[[], None]:
+    """A replay of a step, or the step itself if it cannot be captured."""
+    step()  # libraries choose their kernels
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError:
+        return step
+    return graph.replay
 
 
 def _sentence(stage: int, x: Tensor, dtype: torch.dtype, hw: Grid, decision: Decision) -> str:

@@ -104,6 +104,21 @@ def test_a_compiled_model_does_as_was_decided_before_and_merges_otherwise(tiny, 
         torch.testing.assert_close(out, expected)
 
 
+def test_what_will_be_captured_is_decided_for_itself(tiny, clock):
+    """Launches count in an eager pass and not in a graph's replay."""
+    model, image = tiny(tome_cfg="hq-auto"), torch.randn(1, 3, *SIZE)
+    clock["plain"] = 0.5
+    outputs(model, image)
+    clock["plain"] = 1.5
+    with auto_merging.before_capture():
+        outputs(model, image)
+    eager, captured = (
+        {d.merges for key, d in model.auto.decisions.items() if key[-1] is wanted}
+        for wanted in (False, True)
+    )
+    assert (eager, captured) == ({False}, {True})
+
+
 def test_a_real_timing_decides(tiny):
     model = tiny(tome_cfg="fast-auto")
     outputs(model, torch.randn(1, 3, *SIZE))

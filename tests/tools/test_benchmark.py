@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (128, 160)
 """Small, but every stage's grid holds at least one 4x4 cell."""
 
-PEERED = [preset for preset in cases.PRESETS if not preset.endswith("turbo")]
+PEERED = [preset for preset in cases.PRESETS if not preset.endswith(("turbo", "auto"))]
 """What the peer has as well: the authors do not reuse slot maps."""
 
 MIXED = [
@@ -95,6 +95,8 @@ def test_peer_refuses_a_strategy_it_does_not_have():
         peer.stages_of([dict(q=dict(mode="tome", ratio=0.5))] + [dict()] * 3, 4)
     with pytest.raises(ValueError, match="it has no reuse"):
         peer.stages_of("hq-turbo", 4)
+    with pytest.raises(ValueError, match="it does not choose"):
+        peer.stages_of("hq-auto", 4)
 
 
 # --- FLOPs, memory, time ---

@@ -18,7 +18,7 @@ from mmseg.models.backbones.mit import EfficientMultiheadAttention, MixVisionTra
 from mmseg.models.utils import nchw_to_nlc, nlc_to_nchw
 from torch import Tensor, nn
 
-from mmseg_tome.merging import STRATEGIES, MergingStrategy, parse_tome_cfg
+from mmseg_tome.merging import STRATEGIES, MergingStrategy, parse_tome_cfg, split_auto
 
 
 class Merge(NamedTuple):
@@ -57,6 +57,8 @@ def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]
     """
     if isinstance(tome_cfg, str) and tome_cfg in PRESETS:
         return PRESETS[tome_cfg]
+    if split_auto(tome_cfg)[1]:
+        raise ValueError("the peer pipeline merges in every stage, it does not choose")
     stages = parse_tome_cfg(tome_cfg, num_stages)
     if any(stage.reuse > 1 for stage in stages):
         raise ValueError("the peer pipeline matches in every block, it has no reuse")
