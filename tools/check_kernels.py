@@ -144,10 +144,12 @@ def main(args: argparse.Namespace) -> int:
         sys.exit(f"check_kernels.py: error: {error}")
     name = torch.cuda.get_device_name() if device == "cuda" else "interpreter, times mean nothing"
     print(f"torch {torch.__version__}, {name}")
-    small = [Case(2, 12, 40), Case(1, 9, 7), Case(1, 8, 1)]
+    # Layer norm of one or two channels amplifies rounding by 1 / sqrt(eps): no result is right.
+    small = [Case(2, 12, 40), Case(1, 9, 7), Case(1, 8, 3)]
     stages = [Case(8, 64), Case(1, 128), Case(1, 256)]
+    large = [Case(1, 512, 64)]  # 262144 tokens; only checked, with scores of 32 GB in float64
     failures = 0
-    for case in small if args.tiny else small + stages:
+    for case in small if args.tiny else small + stages + large:
         for dtype in DTYPES:
             ops.set_backend("triton")
             wrong = [w for problem in PROBLEMS for w in check(problem(case, dtype, device))]

@@ -21,7 +21,7 @@ Watcher = Callable[[str, dict], None]
 _compiled: dict[tuple, tuple] = {}
 _watchers: list[Watcher] = []
 # Earlier versions pass other arguments to a compiled kernel; without a GPU there is only compiling.
-_DIRECT = TorchVersion(triton.__version__) >= (3, 3) and torch.cuda.is_available()
+DIRECT = TorchVersion(triton.__version__) >= (3, 3) and torch.cuda.is_available()
 
 
 def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
@@ -37,7 +37,7 @@ def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
     for watcher in _watchers:
         named = zip(kernel.arg_names, args, strict=False)
         watcher(kernel.fn.__name__, {**dict(named), **constants})
-    if not (_DIRECT and isinstance(kernel, triton.JITFunction)):  # or interpreted
+    if not (DIRECT and isinstance(kernel, triton.JITFunction)):  # or interpreted
         kernel[grid](*args, **constants)
         return
     key = (

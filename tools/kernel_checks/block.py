@@ -50,7 +50,9 @@ class Block(Problem):
         tensors = (self.x, self.update, self.weight, self.bias)
         leaves = [t.detach().requires_grad_() for t in tensors]
         out = ops.add_layer_norm(*leaves[:2], None, *leaves[2:], 1e-6)
-        return *out, *torch.autograd.grad(out, leaves, (self.grad, self.update))
+        # Not the update's own values as the norm's gradient: their sum over many rows, the
+        # gradient of the weight, would overflow float16.
+        return *out, *torch.autograd.grad(out, leaves, (self.update, self.grad))
 
     def depthwise_gelu(self):
         return ops.depthwise_gelu(self.hidden, self.kernel, self.hidden_bias, self.hw)

@@ -17,6 +17,7 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
     from mmseg_tome.ops import (
         assignment_triton,
         depthwise_triton,
+        launching,
         matching_triton,
         normalization_triton,
         resizing_triton,
@@ -35,6 +36,7 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
         compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
         shared_memory[compiled.name][compiled.hash] = compiled.metadata.shared
 
+    launching.DIRECT = False  # where there is a GPU, what is compiled here must not run on it
     triton.runtime.driver.set_active(NoDriver())
     triton.JITFunction.run = only_compile
     shapes = [(1, 12, 1, 7), (8, 3840, 256, 320), (1, 960, 64, 512), (1, 61440, 4096, 320)]
