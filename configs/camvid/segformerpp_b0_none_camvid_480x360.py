@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/segformer_mit_b0.py",
     "../_base_/datasets/camvid_480x360.py",
-    "../_base_/schedules/adamw_20k.py",
+    "../_base_/schedules/adamw_6k.py",
     "../_base_/default_runtime.py",
 ]
 model = dict(

@@ -51,7 +51,10 @@ def test_the_promised_files_are_there():
         for task in ("cityscapes", "ade20k"):
             expected |= {f"{size}/segformerpp_{size}_{v}_{task}.py" for v in VARIANTS}
     for size in ("b0", "b1", "b2"):
-        expected |= {f"camvid/segformerpp_{size}_{v}_camvid.py" for v in VARIANTS[:4]}
+        for size_of_images in ("", "_480x360"):
+            expected |= {
+                f"camvid/segformerpp_{size}_{v}_camvid{size_of_images}.py" for v in VARIANTS[:4]
+            }
     assert expected <= {p.relative_to(CONFIGS).as_posix() for p in FILES}
 
 
@@ -178,7 +181,8 @@ def test_camvid_starts_from_random_weights():
         cfg = load(path)
         assert cfg.model.backbone.init_cfg is None
         assert cfg.load_from is None
-        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == 20000
+        iterations = 6000 if path.stem.endswith("_480x360") else 20000
+        assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters == iterations
 
 
 # One config per size and variant; B0's stand for the larger models, which take seconds to build.
