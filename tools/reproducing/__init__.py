@@ -1,0 +1,1 @@
+"""What `tools/reproduce.py` is made of: the paper's tables, a plan to measure them, its running."""
