@@ -47,21 +47,16 @@ def fuse_levels(
     """
     finest, *coarser = levels
     weight, bias, norm = fold_norm(fusion_conv)
-    first_weight, *weights = weight.chunk(len(levels), dim=1)
-    # Each coarser level's share of the fusion, at its own resolution.
-    shares = [
-        pointwise(apply_pointwise(project, level), part)
-        for level, project, part in zip(coarser, convs[1:], weights, strict=True)
-    ]
-
-    def begin(band: Tensor) -> Tensor:
-        return pointwise(apply_pointwise(convs[0], band), first_weight, bias)
+    parts = weight.chunk(len(levels), dim=1)
+    # Each level's share of the fusion, at its own resolution.
+    begin, *others = (join(conv, part) for conv, part in zip(convs, parts, strict=True))
+    shares = [share(level) for level, share in zip(coarser, others, strict=True)]
 
     activate = fusion_conv.activate if fusion_conv.with_activation else nn.Identity()
     hw = (finest.shape[2], finest.shape[3])
     if (mode, align_corners) != PLAIN:
         align = None if mode in ("nearest", "nearest-exact", "area") else align_corners
-        fused = begin(finest)
+        fused = begin(finest, bias)
         for share in shares:
             fused += F.interpolate(share, hw, mode=mode, align_corners=align)
         return predict(activate(norm(fused)))
@@ -72,15 +67,15 @@ def fuse_levels(
         done = []
         for top in range(0, hw[0], step):
             bottom = min(top + step, hw[0])
-            fused = begin(finest[:, :, top:bottom])
+            fused = begin(finest[:, :, top:bottom], bias)
             for share in shares:
                 # In place: a new map of this size costs more than the addition.
                 fused += upsample_rows(share, hw, top, bottom)
             done.append(predict(activate(fused)))
         return torch.cat(done, dim=2)
     if isinstance(norm, nn.Identity) and isinstance(activate, nn.ReLU):
-        return predict(ops.add_resized(begin(finest), shares, relu=True))
-    return predict(activate(norm(ops.add_resized(begin(finest), shares, relu=False))))
+        return predict(ops.add_resized(begin(finest, bias), shares, relu=True))
+    return predict(activate(norm(ops.add_resized(begin(finest, bias), shares, relu=False))))
 
 
 def _rows_of_a_band(finest: Tensor, shares: Sequence[Tensor], channels: int) -> int:
@@ -127,6 +122,28 @@ def apply_pointwise(module: ConvModule, x: Tensor) -> Tensor:
     weight, bias, norm = fold_norm(module)
     x = norm(pointwise(x, weight, bias))
     return module.activate(x) if module.with_activation else x
+
+
+def join(project: ConvModule, part: Tensor) -> Callable[..., Tensor]:
+    """A level's projection and its part of the fusion, `[C'', C', 1, 1]`, as one function.
+
+    Without a norm or activation in between, as in `SegformerLinearHead`, they are one product.
+    """
+    weight, own, norm = fold_norm(project)
+    if project.with_activation or not isinstance(norm, nn.Identity):
+
+        def two(x: Tensor, bias: Tensor | None = None) -> Tensor:
+            return pointwise(apply_pointwise(project, x), part, bias)
+
+        return two
+    joined = (part.flatten(1) @ weight.flatten(1))[:, :, None, None]  # [C'', C, 1, 1]
+    shift = None if own is None else part.flatten(1) @ own
+
+    def one(x: Tensor, bias: Tensor | None = None) -> Tensor:
+        both = shift if bias is None or shift is None else shift + bias
+        return pointwise(x, joined, bias if both is None else both)
+
+    return one
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

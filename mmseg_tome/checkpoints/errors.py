@@ -1,0 +1,16 @@
+"""What goes wrong with a checkpoint of another code base, in one line for its user."""
+
+from collections.abc import Iterable
+
+NAMED = 3
+"""How many keys a message names."""
+
+
+class ConversionError(ValueError):
+    """A checkpoint that cannot be recognised, is not whole, or has no equal in the target."""
+
+
+def some(items: Iterable[str]) -> str:
+    """The first of `items`, and that there are more."""
+    items = list(items)
+    return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")

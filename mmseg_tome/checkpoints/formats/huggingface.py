@@ -1,0 +1,232 @@
+"""Hugging Face's SegFormer (`nvidia/segformer-*`, `nvidia/mit-b*`), in both directions.
+
+The files on the hub have the names of `transformers` 4, which all versions load. Version 5 names
+parameters differently in memory; files saved under those names are read as well.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from mmseg_tome.checkpoints.architecture import COUNTERS
+from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source, build_checkpoint
+from mmseg_tome.checkpoints.errors import ConversionError
+from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
+from mmseg_tome.checkpoints.norm_eps import HUGGING_FACE, NormEps, change_eps
+from mmseg_tome.checkpoints.renaming import Renaming
+from mmseg_tome.checkpoints.tensors import (
+    State,
+    join_projections,
+    linear_to_pointwise,
+    pointwise_to_linear,
+    reverse_levels,
+    split_projections,
+)
+
+HEAD = [
+    ("decode_head.fusion_conv.conv", "decode_head.linear_fuse"),
+    ("decode_head.fusion_conv.bn", "decode_head.batch_norm"),
+    ("decode_head.conv_seg", "decode_head.classifier"),
+]
+_BLOCK, _OURS = "segformer.encoder.block.{i}.{j}", "backbone.layers.{i}.1.{j}"
+RENAMING = Renaming(
+    [
+        ("backbone.layers.{i}.0.projection", "segformer.encoder.patch_embeddings.{i}.proj"),
+        ("backbone.layers.{i}.0.norm", "segformer.encoder.patch_embeddings.{i}.layer_norm"),
+        (f"{_OURS}.norm1", f"{_BLOCK}.layer_norm_1"),
+        (f"{_OURS}.attn.attn.q", f"{_BLOCK}.attention.self.query"),
+        (f"{_OURS}.attn.attn.k", f"{_BLOCK}.attention.self.key"),
+        (f"{_OURS}.attn.attn.v", f"{_BLOCK}.attention.self.value"),
+        (f"{_OURS}.attn.attn.out_proj", f"{_BLOCK}.attention.output.dense"),
+        (f"{_OURS}.attn.sr", f"{_BLOCK}.attention.self.sr"),
+        (f"{_OURS}.attn.norm", f"{_BLOCK}.attention.self.layer_norm"),
+        (f"{_OURS}.norm2", f"{_BLOCK}.layer_norm_2"),
+        (f"{_OURS}.ffn.layers.0", f"{_BLOCK}.mlp.dense1"),
+        (f"{_OURS}.ffn.layers.1", f"{_BLOCK}.mlp.dwconv.dwconv"),
+        (f"{_OURS}.ffn.layers.4", f"{_BLOCK}.mlp.dense2"),
+        ("backbone.layers.{i}.2", "segformer.encoder.layer_norm.{i}"),
+        ("decode_head.convs.{i}.conv", "decode_head.linear_c.{i}.proj"),
+        *HEAD,
+    ]
+)
+"""The names in files."""
+
+_BLOCK5 = "segformer.stages.{i}.blocks.{j}"
+RENAMING_5 = Renaming(
+    [
+        ("backbone.layers.{i}.0.projection", "segformer.stages.{i}.patch_embeddings.proj"),
+        ("backbone.layers.{i}.0.norm", "segformer.stages.{i}.patch_embeddings.layer_norm"),
+        (f"{_OURS}.norm1", f"{_BLOCK5}.layernorm_before"),
+        (f"{_OURS}.attn.attn.q", f"{_BLOCK5}.attention.q_proj"),
+        (f"{_OURS}.attn.attn.k", f"{_BLOCK5}.attention.k_proj"),
+        (f"{_OURS}.attn.attn.v", f"{_BLOCK5}.attention.v_proj"),
+        (f"{_OURS}.attn.attn.out_proj", f"{_BLOCK5}.attention.o_proj"),
+        (f"{_OURS}.attn.sr", f"{_BLOCK5}.attention.sequence_reduction.sequence_reduction"),
+        (f"{_OURS}.attn.norm", f"{_BLOCK5}.attention.sequence_reduction.layer_norm"),
+        (f"{_OURS}.norm2", f"{_BLOCK5}.layernorm_after"),
+        (f"{_OURS}.ffn.layers.0", f"{_BLOCK5}.mlp.fc1"),
+        (f"{_OURS}.ffn.layers.1", f"{_BLOCK5}.mlp.dwconv.dwconv"),
+        (f"{_OURS}.ffn.layers.4", f"{_BLOCK5}.mlp.fc2"),
+        ("backbone.layers.{i}.2", "segformer.stages.{i}.layer_norm"),
+        ("decode_head.convs.{i}.conv", "decode_head.linear_projections.{i}.proj"),
+        *HEAD,
+    ]
+)
+"""The names in memory since version 5."""
+
+UNUSED = re.compile(r"classifier\.(weight|bias)")
+"""ImageNet's classifier."""
+
+
+@register_format
+class HuggingFace(Format):
+    name = "huggingface"
+    title = "Hugging Face transformers"
+
+    def our_key(self, key: str) -> str | None:
+        if UNUSED.fullmatch(key):
+            return DROPPED
+        if key.startswith(("encoder.", "stages.")):  # saved from `SegformerModel`
+            key = f"segformer.{key}"
+        return RENAMING.to_ours(key) or RENAMING_5.to_ours(key)
+
+    def convert(self, source: Source) -> Checkpoint:
+        config = source.config
+        check_config(config)
+        state, dropped = self.rename(source.state)
+        checkpoint = build_checkpoint(
+            from_hugging_face(state),
+            num_heads=config.get("num_attention_heads"),
+            strides=config.get("strides"),
+            origin=self.title,
+            norm_eps=HUGGING_FACE.blocks,
+            # Of a backbone's own file, they are ImageNet's.
+            classes=_classes(config) if any(k.startswith("decode_head.") for k in state) else None,
+            dropped=dropped,
+            **_normalisation(source.preprocessor),
+        )
+        _compare(config, checkpoint)
+        return checkpoint
+
+
+def from_hugging_face(state: State) -> State:
+    """Cut parameters, which go by our names, as we do."""
+    return reverse_levels(linear_to_pointwise(join_projections(state)))
+
+
+def to_hugging_face(checkpoint: Checkpoint) -> State:
+    """A checkpoint's parameters as `transformers` names, cuts and normalises them.
+
+    Raises:
+        ConversionError: There is no equal model in `transformers`.
+    """
+    if checkpoint.task == "pose":
+        raise ConversionError("transformers has no SegFormer for pose; its backbone can be written")
+    if checkpoint.head and not checkpoint.head.linear:
+        raise ConversionError(
+            "its head has a norm and a ReLU behind each level's projection, as mmseg's has; "
+            "transformers' head has neither, so that no equal model exists there. Its backbone can "
+            "be written"
+        )
+    if not checkpoint.architecture.qkv_bias:
+        raise ConversionError("transformers' attention has biases, this checkpoint's has none")
+    eps = NormEps(checkpoint.norm_eps, checkpoint.norm_eps)
+    state = change_eps(checkpoint.state, eps, HUGGING_FACE)
+    state = split_projections(pointwise_to_linear(reverse_levels(state)))
+    theirs = {RENAMING.to_theirs(key): value.contiguous() for key, value in state.items()}
+    if checkpoint.head is None:
+        return {key.removeprefix("segformer."): value for key, value in theirs.items()}
+    theirs.setdefault(f"decode_head.batch_norm.{COUNTERS}", torch.tensor(0))
+    return theirs
+
+
+def make_config(checkpoint: Checkpoint) -> dict:
+    """`config.json` of a checkpoint."""
+    arch, head = checkpoint.architecture, checkpoint.head
+    stages = len(arch.channels)
+    config = dict(
+        architectures=["SegformerForSemanticSegmentation" if head else "SegformerModel"],
+        model_type="segformer",
+        num_channels=arch.in_channels,
+        num_encoder_blocks=stages,
+        depths=list(arch.num_layers),
+        sr_ratios=list(arch.sr_ratios),
+        hidden_sizes=list(arch.channels),
+        patch_sizes=list(arch.patch_sizes),
+        strides=list(arch.strides),
+        num_attention_heads=list(arch.num_heads),
+        mlp_ratios=[arch.mlp_ratio] * stages,
+        hidden_act="gelu",
+        torch_dtype=str(next(iter(checkpoint.state.values())).dtype).removeprefix("torch."),
+    )
+    if head:
+        names = checkpoint.classes or [f"LABEL_{i}" for i in range(head.outputs)]
+        config.update(
+            decoder_hidden_size=head.channels,
+            id2label={str(i): name for i, name in enumerate(names)},
+            label2id={name: i for i, name in enumerate(names)},
+        )
+    return config
+
+
+def make_preprocessor(checkpoint: Checkpoint) -> dict:
+    """`preprocessor_config.json` of a checkpoint: images keep their size, as in our whole tests."""
+    return dict(
+        image_processor_type="SegformerImageProcessor",
+        do_resize=False,
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[value / 255 for value in checkpoint.mean],
+        image_std=[value / 255 for value in checkpoint.std],
+    )
+
+
+def check_config(config: dict) -> None:
+    """Raise ConversionError if a `config.json` describes what cannot be had here."""
+    if config.get("model_type", "segformer") != "segformer":
+        raise ConversionError(f"config.json describes a {config['model_type']}, not a segformer")
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise ConversionError(f"config.json has hidden_act {config['hidden_act']!r}, not 'gelu'")
+
+
+def _compare(config: dict, checkpoint: Checkpoint) -> None:
+    """Raise ConversionError if weights are not those that `config.json` describes."""
+    described = make_config(checkpoint)
+    names = ("depths", "hidden_sizes", "sr_ratios", "patch_sizes", "mlp_ratios", "num_channels")
+    for name in (*names, "decoder_hidden_size"):
+        if name in config and name in described and _plain(config[name]) != described[name]:
+            raise ConversionError(
+                f"config.json has {name} {config[name]}, its weights have {described[name]}"
+            )
+
+
+def _plain(value):
+    return list(value) if isinstance(value, Sequence) else value
+
+
+def _classes(config: dict) -> tuple[str, ...] | None:
+    """Names of the classes in order; None where `config.json` has only placeholders."""
+    labels = config.get("id2label")
+    if not isinstance(labels, dict) or not labels:
+        return None
+    try:
+        names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    except ValueError:
+        raise ConversionError("id2label of config.json has keys that are no numbers") from None
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
+        return None
+    return names
+
+
+def _normalisation(preprocessor: dict) -> dict:
+    """`mean` and `std` of 0 to 255 images; none without a `preprocessor_config.json`."""
+    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
+    if not (mean and std and preprocessor.get("do_normalize", True)):
+        return {}
+    scale = 1 / preprocessor.get("rescale_factor", 1 / 255)
+    return {
+        name: tuple(round(value * scale, 6) for value in values)
+        for name, values in (("mean", mean), ("std", std))
+    }
