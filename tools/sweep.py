@@ -1,0 +1,225 @@
+"""Trained checkpoints under many merging settings, without retraining: accuracy and speed.
+
+    python tools/sweep.py --out sweep --data-root data/camvid --scale 1 2 --device cuda \
+        --dtype bfloat16 --batch 16 --time \
+        --model b0 CONFIG SEED0.pth SEED1.pth SEED2.pth --model b2 CONFIG SEED0.pth
+
+Every setting of the sweeps that --vary names is evaluated for every checkpoint at every scale, and
+compared with the same checkpoint without merging. Rows are kept as files below --out: a sweep that
+was interrupted goes on where it was, and processes can share one, each with its --part:
+
+    for i in 1 2 3 4; do python tools/sweep.py ... --part $i/4 & done; wait
+    python tools/sweep.py ... --time    # alone on the device: times, then the report
+
+Writes sweep.json, sweep.md, sweep.png (what each setting costs) and, with times, tradeoff.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import torch
+
+try:
+    from sweeping import report
+    from sweeping.rows import Model
+    from sweeping.runner import Options, Sweep
+    from sweeping.scores import ScoreOptions
+    from sweeping.settings import SWEEPS, settings
+
+    from mmseg_tome.engine import launch
+    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.models.errors import ModelInputError
+except ImportError as missing:  # no mm stack, or no mmseg in it
+    sys.exit(f"sweep.py: error: {missing}")
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", nargs="+", action="append", default=[], metavar="WORD",
+        help="NAME CONFIG CHECKPOINT ...: a model, and its checkpoints if there are several "
+        "(seeds); can be given several times")  # fmt: skip
+    add("--vary", nargs="+", default=list(SWEEPS), choices=list(SWEEPS), metavar="SWEEP",
+        help=f"of {' '.join(SWEEPS)} (default: all)")  # fmt: skip
+    add("--scale", nargs="+", type=float, default=[1.0], metavar="X",
+        help="input size over the image file's own (default 1)")  # fmt: skip
+    add("--out", type=Path, default=Path("sweep_output"), metavar="FOLDER")
+    add("--data-root", metavar="FOLDER", help="place of the test data, instead of the config's")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add("--dtype", default="float32", choices=DTYPES, help="half precision is not autocast")
+    add("--batch", type=int, default=1, metavar="N", help="images at a time when evaluating")
+    add("--workers", type=int, default=4, metavar="N", help="threads that read images")
+    add("--max-images", type=int, metavar="N", help="evaluate on N images, spread over all")
+    add("--thin", nargs="+", metavar="CLASS",
+        help="classes of the thin mean (default: poles, signs, persons, two-wheelers)")  # fmt: skip
+    add("--bands", nargs=2, type=int, metavar=("MEDIUM", "LARGE"),
+        help="areas in pixels from which objects are medium, and large (default: COCO's in "
+        "proportion to the image's area: 576 5184 at 480x360)")  # fmt: skip
+    add("--boundary-ratio", type=float, default=ScoreOptions.boundary_ratio, metavar="R",
+        help="width of boundary strips over the diagonal (default %(default)s)")  # fmt: skip
+    add("--part", metavar="I/N", help="do the I-th of N shares of the rows, and no report")
+    add("--accuracy", action=argparse.BooleanOptionalAction, default=True,
+        help="--no-accuracy only times")  # fmt: skip
+    add("--time", action="store_true", help="time all settings, too")
+    add("--time-batch", nargs="+", type=int, default=[1], metavar="N",
+        help="images at a time when timing (default 1)")  # fmt: skip
+    add("--rounds", type=int, default=20, metavar="N", help="timed rounds (default 20)")
+    add("--report", action="store_true", help="only gather the rows that are in --out")
+    add("--dry-run", action="store_true", help="only say what would be done")
+    launch.add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 0 when all is done, 2 for a mistake of its user, 130 if interrupted."""
+    args = parse_args(argv)
+    cv2.setNumThreads(0)  # on maps this small, threads of its own cost more than they gain
+    try:
+        return run(args)
+    except (UserError, ModelInputError) as error:
+        print(f"sweep.py: error: {error}", file=sys.stderr)
+        return launch.EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("sweep.py: interrupted; call it again to go on", file=sys.stderr)
+        return 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    if not args.report:
+        check_usage(args)
+        models = [read_model(args, words) for words in args.model]
+        sweep = Sweep(models, settings(args.vary), args.scale, read_options(args))
+        if args.dry_run:
+            print(sweep.plan())
+            return 0
+        make_folder(sweep.folder)
+        if args.accuracy:
+            sweep.evaluate()
+        if args.time:
+            sweep.time()
+    if args.part is None:
+        print(*report.write(args.out), sep="\n")
+    return 0
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is built.
+
+    Raises:
+        UserError: Says what and, where there is a way out, which.
+    """
+    if not args.model:
+        raise UserError("give at least one --model NAME CONFIG CHECKPOINT ...")
+    for words in args.model:
+        if len(words) < 3:
+            raise UserError(f"--model {' '.join(words)}: needs NAME CONFIG CHECKPOINT ...")
+        if not re.fullmatch(r"[\w.]+", words[0]):
+            raise UserError(f"--model {words[0]}: a name has letters, digits, _ and . alone")
+        for checkpoint in words[2:]:
+            if "://" in checkpoint:
+                raise UserError(f"checkpoint {checkpoint}: download it first, a sweep needs files")
+            launch.check_checkpoint(checkpoint)
+    names = [words[0] for words in args.model]
+    if len(set(names)) < len(names):
+        raise UserError("two --model have one name: name all checkpoints of a model in one")
+    counts = ("batch", "workers", "max_images", "rounds", "time_batch")
+    for name in counts:
+        value = getattr(args, name)
+        if any(v is not None and v < 1 for v in (value if isinstance(value, list) else [value])):
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    if any(not 0 < scale <= 16 for scale in args.scale):
+        raise UserError("--scale must be above 0 and no more than 16")
+    if args.bands and not 0 < args.bands[0] < args.bands[1]:
+        raise UserError("--bands needs two areas in pixels, the smaller one first")
+    if not args.boundary_ratio > 0:
+        raise UserError("--boundary-ratio must be above 0")
+    read_part(args.part)
+    if args.part and args.time:
+        raise UserError(
+            "--time does not go with --part: processes that share a device spoil each other's "
+            "times. Call once more without --part when all parts are done"
+        )
+    if not args.accuracy and not args.time:
+        raise UserError("--no-accuracy without --time leaves nothing to do")
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        raise UserError(f"unknown device {args.device!r}; use cpu, cuda or cuda:N") from None
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(
+            f"device {args.device!r} was requested, but torch sees {count} CUDA devices"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, now rather than after the first row.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {path}: {error.strerror}") from None
+
+
+def read_part(text: str | None) -> tuple[int, int]:
+    """`"2/4"` -> `(1, 4)`, from 0; no text is the whole."""
+    if text is None:
+        return 0, 1
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    part, parts = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise UserError(f"--part must be I/N with I from 1 to N, such as 1/4, got {text!r}")
+    return part - 1, parts
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """How the sweep runs."""
+    scores = ScoreOptions(
+        thin=args.thin and tuple(args.thin),
+        bands=args.bands and tuple(args.bands),
+        boundary_ratio=args.boundary_ratio,
+    )
+    return Options(
+        out=args.out,
+        device=torch.device(args.device),
+        dtype=args.dtype,
+        batch=args.batch,
+        workers=args.workers,
+        max_images=args.max_images,
+        scores=scores,
+        part=read_part(args.part),
+        time_batches=tuple(dict.fromkeys(args.time_batch)),
+        rounds=args.rounds,
+    )
+
+
+def read_model(args: argparse.Namespace, words: Sequence[str]) -> Model:
+    """Read `NAME CONFIG CHECKPOINT ...`.
+
+    Raises:
+        UserError: The config is not there or has no model.
+    """
+    name, config, *checkpoints = words
+    cfg = launch.read_config(argparse.Namespace(**{**vars(args), "config": config}))
+    if args.data_root and cfg.get("test_dataloader"):
+        cfg.test_dataloader.dataset.data_root = args.data_root
+    return Model(name, cfg, tuple(checkpoints))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

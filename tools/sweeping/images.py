@@ -1,0 +1,118 @@
+"""The images and labels of a config's test data, read once and kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmseg.datasets import BaseSegDataset
+from mmseg.registry import DATASETS
+
+from mmseg_tome.engine.errors import DataError
+
+
+class Images:
+    """The test data of a config, at a multiple of the images' own size.
+
+    The pipeline's resizing is replaced: networks of one data set are then compared on equal input,
+    whatever size their configs were made for. All images are read at once and kept as bytes.
+
+    Args:
+        cfg: Has a `test_dataloader`.
+        scale: Size of the network's input over that of the image file; 1 resizes nothing.
+        limit: Take every n-th image, so that no more than this many are left; None takes all.
+        workers: Threads that read.
+        on_image: Called as each image is there.
+
+    Attributes:
+        labels: Their labels, `[H, W]` each.
+        classes: Names of the classes.
+
+    Raises:
+        DataError: The data is not there; the message says how to get it if that is known.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        scale: float = 1,
+        limit: int | None = None,
+        workers: int = 4,
+        on_image: Callable[[], None] = lambda: None,
+    ) -> None:
+        dataset = build_dataset(dataset_config(cfg, scale))
+        chosen = chosen_images(len(dataset), limit)
+
+        def read(i: int) -> dict:
+            sample = dataset[i]
+            on_image()
+            return sample
+
+        with ThreadPoolExecutor(workers) as pool:
+            self.samples = list(pool.map(read, chosen))
+        self.classes = list(dataset.metainfo["classes"])
+        self.ignore_index = dataset.ignore_index
+        self.labels = []
+        for sample in self.samples:
+            data_sample = sample["data_samples"]
+            if "gt_sem_seg" not in data_sample:
+                raise DataError(f"{data_sample.img_path} has no label, which every score needs")
+            self.labels.append(data_sample.gt_sem_seg.data[0].numpy())
+            del data_sample.gt_sem_seg  # 8 bytes a pixel, which would travel to the device
+            self.labels[-1] = self.labels[-1].astype(np.uint16)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        """Size of the first image as the network sees it."""
+        return tuple(self.samples[0]["inputs"].shape[1:])
+
+    def batches(self, size: int) -> Iterator[list[dict]]:
+        """The samples in their order, up to `size` neighbours of one size together."""
+        for _, same in groupby(self.samples, key=lambda sample: sample["inputs"].shape):
+            same = list(same)
+            for i in range(0, len(same), size):
+                yield same[i : i + size]
+
+
+def dataset_config(cfg: Config, scale: float = 1) -> dict:
+    """A config's test data set, its images resized by `scale` alone; labels stay as they are.
+
+    Raises:
+        DataError: The config has none.
+    """
+    if not cfg.get("test_dataloader"):
+        raise DataError("the config has no test_dataloader: give one with a data set to test on")
+    init_default_scope(cfg.get("default_scope") or "mmseg")
+    dataset = cfg.test_dataloader.dataset.to_dict()
+    load, *steps = (s for s in dataset["pipeline"] if not s["type"].endswith("Resize"))
+    resize = dict(type="Resize", scale_factor=float(scale), keep_ratio=True)
+    return dataset | {"pipeline": [load, resize, *steps]}
+
+
+def build_dataset(dataset: dict) -> BaseSegDataset:
+    """Build what `dataset_config` gives.
+
+    Raises:
+        DataError: The data is not there; the message says how to get it if that is known.
+    """
+    try:
+        built = DATASETS.build(dataset)
+    except FileNotFoundError as error:
+        raise DataError(f"{error} (--data-root names another place)") from None
+    if not len(built):
+        raise DataError(f"no image in {dataset.get('data_root')} (--data-root names another place)")
+    return built
+
+
+def chosen_images(number: int, limit: int | None) -> list[int]:
+    """Indices of at most `limit` images, evenly spread over all."""
+    if limit is None or limit >= number:
+        return list(range(number))
+    return [i * number // limit for i in range(limit)]
