@@ -8,6 +8,10 @@ A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict
 Either form may add `reuse=k`: only every k-th block of the stage matches, the k - 1 after it merge
 by the same slot maps. The paper matches in every block, which is `reuse=1`, the default.
 
+`proportional=True` beside them lets a merged key count for as many keys as it stands for in
+attention (ToMe, arXiv 2210.09461, section 3.2). SegFormer++ counts each merged key once, which is
+the default.
+
 `"<preset>-auto"`, or `dict(auto=<any of the above>)`, merges a stage only where that saves time.
 """
 
@@ -26,6 +30,9 @@ SEQUENCES = ("q", "kv")
 """What a stage can merge: the queries, the keys and values."""
 
 
+_OF_A_STAGE = ("reuse", "proportional")
+
+
 class TomeConfigError(ValueError):
     """A `tome_cfg` that cannot be read; the message names the stage and what is allowed."""
 
@@ -37,11 +44,13 @@ class StageMerging(NamedTuple):
         q: Strategy of the queries.
         kv: Strategy of the keys and values.
         reuse: How many blocks in a row share their slot maps, at least 1.
+        proportional: Whether a merged key counts for as many keys as it stands for.
     """
 
     q: MergingStrategy
     kv: MergingStrategy
     reuse: int = 1
+    proportional: bool = False
 
 
 def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequence | None, bool]:
@@ -105,11 +114,14 @@ def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
     reuse = cfg.pop("reuse", 1)
     if type(reuse) is not int or reuse < 1:
         raise TomeConfigError(f"{where}: reuse must be an integer from 1 on, got {reuse!r}")
+    proportional = cfg.pop("proportional", False)
+    if type(proportional) is not bool:
+        raise TomeConfigError(f"{where}: proportional must be True or False, got {proportional!r}")
     if any(str(key).startswith(tuple(f"{s}_" for s in SEQUENCES)) for key in cfg):
         cfg = _from_flat_keys(cfg, where)
-    _check_keys(cfg, SEQUENCES, where, also=["reuse"])
+    _check_keys(cfg, SEQUENCES, where, also=_OF_A_STAGE)
     strategies = [_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES]
-    return StageMerging(*strategies, reuse)
+    return StageMerging(*strategies, reuse, proportional)
 
 
 def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
@@ -138,7 +150,7 @@ _FLAT_KEYS = {
 def _from_flat_keys(cfg: Mapping, where: str) -> dict:
     """Translate the authors' `q_mode`, `q_r`, `q_sx`, `q_sy`, `q_s` and the same of `kv`."""
     known = [f"{s}_{key}" for s in SEQUENCES for key in ("mode", "r", "sx", "sy", "s")]
-    _check_keys(cfg, known, where, also=["reuse"])
+    _check_keys(cfg, known, where, also=_OF_A_STAGE)
     nested = {}
     for s in SEQUENCES:
         mode = cfg.get(f"{s}_mode")

@@ -1,4 +1,4 @@
-"""Named settings: the published ones, and faster ones of ours that match less often."""
+"""Named settings: the published ones, and ours, which match less often or weigh merged keys."""
 
 _HQ_KV = {"mode": "bsm", "ratio": 0.6, "stride": (2, 2)}
 _HQ_Q = {"mode": "bsm", "ratio": 0.8, "stride": (4, 4)}
@@ -15,8 +15,15 @@ PUBLISHED: dict[str, list[dict]] = {
 TURBO_REUSE = 4
 """Blocks in a row that share slot maps in the turbo presets; see docs/performance.md."""
 
-PRESETS: dict[str, list[dict]] = PUBLISHED | {
+_TURBO = {
     f"{name}-turbo": [stage | {"reuse": TURBO_REUSE} for stage in PUBLISHED[name]]
     for name in ("hq", "fast")
 }
+_BIPARTITE = {name: PUBLISHED[name] for name in ("hq", "fast")} | _TURBO
+_PROPORTIONAL = {
+    f"{name}-prop": [stage | {"proportional": True} for stage in stages]
+    for name, stages in _BIPARTITE.items()
+}
+
+PRESETS: dict[str, list[dict]] = PUBLISHED | _TURBO | _PROPORTIONAL
 """`tome_cfg` of each preset: one dict per stage of a four-stage backbone."""

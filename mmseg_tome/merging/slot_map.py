@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mmseg_tome import ops
@@ -55,6 +56,12 @@ class SlotMap(NamedTuple):
         if self._is_identity(y):
             return residual + y
         return ops.gather_segments_add(y, self.slot, residual, self.order)
+
+    def sizes(self) -> Tensor:
+        """How many tokens share each slot, `[B or 1, M]`, float32."""
+        zeros = self.slot.new_zeros(self.slot.shape[0], self.num_slots, dtype=torch.float32)
+        ones = torch.ones_like(self.slot, dtype=torch.float32)
+        return zeros.scatter_add(1, self.slot, ones)
 
     def _is_identity(self, y: Tensor) -> bool:
         if y.shape[1] != self.num_slots:

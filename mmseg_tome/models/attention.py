@@ -35,6 +35,24 @@ class TokenMerger(nn.Module):
         return repr(self.strategy)
 
 
+def key_weights(slots: SlotMap, k: Tensor) -> Tensor | None:
+    """What to add to attention's logits so that each merged key counts for all that it stands for.
+
+    The logarithm of their number: with it, merging keys that are equal changes nothing (ToMe, arXiv
+    2210.09461, section 3.2).
+
+    Args:
+        slots: How the keys merged.
+        k: The merged keys, `[B, heads, L, C / heads]`.
+
+    Returns:
+        `[B or 1, 1, 1, L]` in the dtype of `k`, or None if nothing merged.
+    """
+    if slots.num_slots == slots.slot.shape[1]:
+        return None
+    return slots.sizes().log()[:, None, None].to(k.dtype)
+
+
 class MergedAttention(nn.Module):
     """Multi-head attention over merged queries and merged, spatially reduced keys and values.
 
@@ -52,6 +70,7 @@ class MergedAttention(nn.Module):
         norm: Builds the norm after the spatial reduction, given the channels.
         q_strategy: How queries merge.
         kv_strategy: How keys and values merge.
+        proportional: Whether a merged key counts for as many keys as it stands for.
     """
 
     def __init__(
@@ -65,6 +84,7 @@ class MergedAttention(nn.Module):
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         q_strategy: MergingStrategy | None = None,
         kv_strategy: MergingStrategy | None = None,
+        proportional: bool = False,
     ):
         super().__init__()
         # Holds the projections under the names, and with the initial values, of the stock
@@ -81,6 +101,7 @@ class MergedAttention(nn.Module):
             self.sr = self.norm = None
         self.q_merger = TokenMerger(q_strategy or Identity())
         self.kv_merger = TokenMerger(kv_strategy or Identity())
+        self.proportional = proportional
 
     def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
         """Attend within each sample.
@@ -100,7 +121,9 @@ class MergedAttention(nn.Module):
             x,
         )
         drop = self.attn.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # [B, heads, M, C / heads]
+        weights = key_weights(kv_slots, k) if self.proportional else None
+        # [B, heads, M, C / heads]
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=weights, dropout_p=drop)
         return self.attn.out_proj(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
 
     def queries(self, x: Tensor, hw: Grid, slots: SlotMap | None) -> tuple[Tensor, SlotMap]:

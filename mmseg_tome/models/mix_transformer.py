@@ -192,6 +192,7 @@ class MixVisionTransformer(BaseModule):
                 block_norm,
                 q_strategy=merging.q,
                 kv_strategy=merging.kv,
+                proportional=merging.proportional,
             )
             norm2 = block_norm(channels)
             ffn = MixFFN(channels, mlp_ratio * channels, build_activation_layer(act_cfg), drop_rate)

@@ -19,11 +19,16 @@ NONE = Identity()
 
 def test_presets_are_the_published_settings():
     kv, q = BipartiteMatching(0.6, (2, 2)), BipartiteMatching(0.8, (4, 4))
-    assert parse_tome_cfg("hq") == [(NONE, kv, 1), (NONE, kv, 1), (q, NONE, 1), (q, NONE, 1)]
+    assert parse_tome_cfg("hq") == [
+        (NONE, kv, 1, False),
+        (NONE, kv, 1, False),
+        (q, NONE, 1, False),
+        (q, NONE, 1, False),
+    ]
     both = BipartiteMatching(0.9, (4, 4))
-    kv, q = (NONE, both, 1), (both, NONE, 1)
+    kv, q = (NONE, both, 1, False), (both, NONE, 1, False)
     assert parse_tome_cfg("fast") == [kv, kv, q, q]
-    assert parse_tome_cfg("n2d") == [(NeighbourMerging2D((2, 2)), NONE, 1)] * 4
+    assert parse_tome_cfg("n2d") == [(NeighbourMerging2D((2, 2)), NONE, 1, False)] * 4
 
 
 @pytest.mark.parametrize("name", ["hq", "fast"])
@@ -33,9 +38,16 @@ def test_turbo_presets_differ_from_the_published_in_reuse_alone(name):
     assert {stage.reuse for stage in turbo} == {4}
 
 
+@pytest.mark.parametrize("name", ["hq", "fast", "hq-turbo", "fast-turbo"])
+def test_proportional_presets_differ_in_that_alone(name):
+    weighted = parse_tome_cfg(f"{name}-prop")
+    assert all(stage.proportional for stage in weighted)
+    assert [stage._replace(proportional=False) for stage in weighted] == parse_tome_cfg(name)
+
+
 @pytest.mark.parametrize("tome_cfg", [None, [{}, {}, {}, {}], [None, {}, {"q": None}, {}]])
 def test_no_merging(tome_cfg):
-    assert parse_tome_cfg(tome_cfg) == [(NONE, NONE, 1)] * 4
+    assert parse_tome_cfg(tome_cfg) == [(NONE, NONE, 1, False)] * 4
 
 
 def test_nested_form():
@@ -43,7 +55,7 @@ def test_nested_form():
         "q": {"mode": "tome", "ratio": 0.25},
         "kv": {"mode": "bsm", "ratio": 0.5, "stride": [2, 3]},
     }
-    expected = (AlternatingMatching(0.25), BipartiteMatching(0.5, (2, 3)), 1)
+    expected = (AlternatingMatching(0.25), BipartiteMatching(0.5, (2, 3)), 1, False)
     assert parse_tome_cfg([stage], num_stages=1) == [expected]
 
 
@@ -58,20 +70,21 @@ def test_nested_form():
     ],
 )
 def test_flat_keys_of_the_authors_configs(flat, q, kv):
-    assert parse_tome_cfg([flat], num_stages=1) == [(q, kv, 1)]
-    assert parse_tome_cfg([flat | dict(reuse=3)], num_stages=1) == [(q, kv, 3)]
+    assert parse_tome_cfg([flat], num_stages=1) == [(q, kv, 1, False)]
+    assert parse_tome_cfg([flat | dict(reuse=3)], num_stages=1) == [(q, kv, 3, False)]
 
 
 @pytest.mark.parametrize(
     ("tome_cfg", "message"),
     [
-        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, fast-turbo, hq, hq-turbo, n2d"),
+        ("hd", "unknown preset 'hd' in tome_cfg; allowed: fast, fast-prop, fast-turbo, "),
         ("hd-auto", "unknown preset 'hd'"),
         ({"q": {}}, r"must be dict\(auto=...\), got {'q': {}}"),
         (7, "must be None, a preset's name or a list"),
         ([{}, {}], "has 2 entries, the backbone has 4 stages"),
         ([{}, "hq", {}, {}], "stage 2: expected a dict, got 'hq'"),
-        ([{}, {"k": {}}, {}, {}], "stage 2: unknown key 'k'; allowed: kv, q, reuse"),
+        ([{}, {"k": {}}, {}, {}], "stage 2: unknown key 'k'; allowed: kv, proportional, q, reuse"),
+        ([{"proportional": 1}, {}, {}, {}], "stage 1: proportional must be True or False, got 1"),
         ([{"reuse": 0}, {}, {}, {}], "stage 1: reuse must be an integer from 1 on, got 0"),
         ([{"q": {"mode": "bms"}}, {}, {}, {}], "stage 1, q: unknown mode 'bms'; allowed: bsm,"),
         ([{"q": {"ratio": 0.5}}, {}, {}, {}], "stage 1, q: expected None or a dict with a 'mode'"),

@@ -28,3 +28,8 @@ def test_wrong_number_of_tokens_is_named():
         slots.merge(torch.zeros(1, 5, 2))
     with pytest.raises(ValueError, match="2 slots, the input 3"):
         slots.unmerge(torch.zeros(1, 3, 2))
+
+
+def test_sizes_count_the_tokens_of_each_slot():
+    slots = SlotMap(torch.tensor([[0, 1, 1, 2, 1], [2, 2, 0, 0, 1]]), 3)
+    assert slots.sizes().tolist() == [[1, 3, 1], [2, 1, 2]]

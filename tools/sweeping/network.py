@@ -53,6 +53,7 @@ def set_merging(backbone: MixVisionTransformer, setting: Setting) -> None:
         for block in blocks:
             block.attn.q_merger.strategy = stage.q
             block.attn.kv_merger.strategy = stage.kv
+            block.attn.proportional = stage.proportional
 
 
 def tokens_kept(

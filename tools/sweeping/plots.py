@@ -15,6 +15,10 @@ MARKERS = {
     "n2d": "s",
     "hq-turbo": "<",
     "fast-turbo": ">",
+    "hq-prop": "P",
+    "fast-prop": "*",
+    "hq-turbo-prop": "p",
+    "fast-turbo-prop": "h",
     "downsample": "X",
 }
 AXES = {

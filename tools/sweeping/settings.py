@@ -74,15 +74,17 @@ def _ratios() -> Iterator[Point]:
     A cell of 2x2 tokens keeps one of them, so no more than 0.75 can go; of 4x4 cells 0.9375.
     """
     lines = (
-        ("queries, 4x4 cells", "q", (4, 4), RATIOS),
-        ("keys/values, 2x2 cells", "kv", (2, 2), (0.2, 0.4, 0.6, 0.75)),
-        ("keys/values, 4x4 cells", "kv", (4, 4), RATIOS),
+        ("queries, 4x4 cells", "hq", "q", (4, 4), RATIOS),
+        ("keys/values, 2x2 cells", "hq", "kv", (2, 2), (0.2, 0.4, 0.6, 0.75)),
+        ("keys/values, 4x4 cells", "hq", "kv", (4, 4), RATIOS),
+        ("the same, proportional", "hq-prop", "kv", (4, 4), RATIOS),
     )
-    for line, sequence, stride, ratios in lines:
+    for line, base, sequence, stride, ratios in lines:
         for ratio in ratios:
-            tome_cfg = _replace("hq", sequence, ratio=ratio, stride=stride)
+            tome_cfg = _replace(base, sequence, ratio=ratio, stride=stride)
             cell = f"-{stride[0]}x{stride[1]}" if sequence == "kv" else ""
-            yield Point("ratio", line, ratio, Setting(f"{sequence}{cell}-ratio-{ratio}", tome_cfg))
+            name = f"{sequence}{cell}-ratio-{ratio}{base.removeprefix('hq')}"
+            yield Point("ratio", line, ratio, Setting(name, tome_cfg))
 
 
 def _strides() -> Iterator[Point]:
@@ -165,8 +167,9 @@ def settings(sweeps: Sequence[str]) -> list[Setting]:
 
 def _replace(base: str, sequence: str | None, **changes) -> TomeCfg:
     """A preset with options of its mergers changed, of all or of those of one sequence."""
+    changed = SEQUENCES if sequence is None else (sequence,)
     return [
-        {s: merger | changes if sequence in (None, s) else merger for s, merger in stage.items()}
+        {key: value | changes if key in changed else value for key, value in stage.items()}
         for stage in PRESETS[base]
     ]
 
