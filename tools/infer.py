@@ -3,7 +3,8 @@
     python tools/infer.py photos/ street.mp4 --config config.py --checkpoint my.pth --out DIR
 
 Without --checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
-config's matter, too. Folders are searched with all their subfolders. DIR gets
+config's matter, too. `--model FILE` takes what tools/export.py wrote, .onnx or .pt2, in place of
+both. Folders are searched with all their subfolders. DIR gets
 
     overlays/    each image with its prediction painted over it; of a video, a video
     labels/      segmentation: class index of each pixel, a grey PNG an image or frame
@@ -56,7 +57,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IMAGE", help="image, folder or video; any number, mixed")
-    add("--config", required=True, help="config file")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--config", help="config file")
+    model.add_argument(
+        "--model", metavar="FILE", help="exported model, .onnx or .pt2, which runs on the CPU"
+    )
     add("--checkpoint", help="checkpoint; the config's load_from if none")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
     add("--device", help="cpu, cuda or cuda:N (default: cuda if there)")
@@ -107,19 +112,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
     sources = find_sources(args.inputs, [args.out / OVERLAYS, args.out / LABELS])
-    cfg = launch.read_config(args)
-    checkpoint = args.checkpoint or cfg.get("load_from")
-    if not checkpoint:
-        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
-    launch.check_checkpoint(checkpoint)
+    cfg, checkpoint = read_model(args)
     device = choose_device(args.device)
     boxes = read_boxes(args, cfg, sources)
     reader = Reader(cfg)
     predictor = build_predictor(args, cfg, checkpoint, device, boxes)
+    origin = dict(config=args.config, checkpoint=checkpoint)
     header = dict(
         task=predictor.task,
-        config=args.config,
-        checkpoint=checkpoint,
+        **(dict(model=args.model) if args.model else origin),
         device=device,
         **predictor.meta,
     )
@@ -130,6 +131,31 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
     if failed:
         sys.exit(EXIT_SOME_FAILED)
+
+
+def read_model(args: argparse.Namespace) -> tuple[Config, str]:
+    """The config to run, and the address of its weights.
+
+    Raises:
+        UserError: One of the files is missing or cannot be read, or options do not go together.
+    """
+    if args.model:
+        from mmseg_tome.inference.exported import read_exported
+
+        given = dict(checkpoint=args.checkpoint, cfg_options=args.cfg_options)
+        extra = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        if extra:
+            raise UserError(f"{extra[0]} goes with --config: a --model is complete")
+        if args.device not in (None, "cpu"):
+            raise UserError(f"--device {args.device}: a --model runs on the CPU here")
+        args.device = "cpu"
+        return read_exported(args.model)
+    cfg = launch.read_config(args)
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    launch.check_checkpoint(checkpoint)
+    return cfg, checkpoint
 
 
 def choose_device(name: str | None) -> str:

@@ -1,0 +1,183 @@
+"""What the reader of an exported file has to know, kept inside of it as named strings."""
+
+import json
+from dataclasses import dataclass, field, fields
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmseg_tome import __version__
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.launch import is_pose
+
+INPUT, OUTPUT = "images", {"segmentation": "logits", "pose": "heatmaps"}
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """All fields are JSON in the file, under their own names.
+
+    Attributes:
+        task: `segmentation` or `pose`.
+        input_size: `[H, W]` of the images, in pixels.
+        mean: To subtract from each channel of an image in 0..255.
+        std: To divide each channel by, after that.
+        channel_order: `RGB` or `BGR`: that of the channels of input, `mean` and `std`.
+        pad_value: What a smaller image is filled up with, right and below, after normalisation.
+        output: What comes out: `logits` `[B, classes, H / 4, W / 4]`, to be resized bilinearly
+            before the largest is taken, or `heatmaps` `[B, keypoints, H / 4, W / 4]`.
+        names: Of the classes or keypoints, in the order of the output's channels.
+        preset: The backbone's `tome_cfg`: a preset's name, the list of stages, `none` or
+            `downsample`.
+        version: Of mmseg_tome.
+        config: Name of the config file.
+        dynamic_batch: Whether any number of images may go in; otherwise one.
+        precision: `float32`, `float16` or `int8`.
+        dataset_meta: Palette; for pose also skeleton and mirrored keypoints.
+        inference: The parts of the mm config that `tools/infer.py` runs the file by.
+    """
+
+    task: str
+    input_size: list[int]
+    mean: list[float]
+    std: list[float]
+    channel_order: str
+    output: str
+    names: list[str]
+    preset: str | list
+    pad_value: float = 0.0
+    version: str = __version__
+    config: str = ""
+    dynamic_batch: bool = False
+    precision: str = "float32"
+    dataset_meta: dict = field(default_factory=dict)
+    inference: dict = field(default_factory=dict)
+
+    def to_strings(self) -> dict[str, str]:
+        """The fields as JSON, by name."""
+        return {f.name: json.dumps(getattr(self, f.name)) for f in fields(self)}
+
+    @classmethod
+    def from_strings(cls, strings: dict[str, str], path: str) -> "Metadata":
+        """Read what `to_strings` gave; other names are passed over.
+
+        Raises:
+            UserError: A field is missing or cannot be read: not a file of `tools/export.py`.
+        """
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{name: json.loads(strings[name]) for name in known})
+        except (KeyError, ValueError) as error:
+            problem = f"{path} was not written by tools/export.py: its metadata has no readable "
+            raise UserError(problem + str(error).split(":")[0]) from None
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """An image as the network takes it, for whoever runs a file by this metadata alone.
+
+        Resized to fit into the input with its aspect ratio, normalised, filled up.
+
+        Args:
+            image: `[h, w, 3]` uint8, BGR as OpenCV reads it.
+
+        Returns:
+            `[3, H, W]` float32.
+        """
+        height, width = self.input_size
+        scale = min(height / image.shape[0], width / image.shape[1])
+        fitted = [max(1, round(side * scale)) for side in image.shape[:2]]
+        image = cv2.resize(image, fitted[::-1], interpolation=cv2.INTER_LINEAR)
+        if self.channel_order == "RGB":
+            image = image[..., ::-1]
+        image = (image.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+        filled = np.full((height, width, 3), self.pad_value, np.float32)
+        filled[: fitted[0], : fitted[1]] = image
+        return np.ascontiguousarray(filled.transpose(2, 0, 1))
+
+
+def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Metadata:
+    """The metadata of a config's model for images of `size`, (H, W).
+
+    Args:
+        cfg: The config.
+        model: Its model, with `dataset_meta`.
+        size: (H, W) in pixels.
+        more: Further fields of `Metadata`.
+    """
+    processor = cfg.model.get("data_preprocessor") or {}
+    swaps = processor.get("bgr_to_rgb") or processor.get("rgb_to_bgr")
+    backbone = cfg.model.backbone
+    unmerged = "downsample" if backbone.get("down_sample") else "none"
+    data = plain(model.dataset_meta)
+    if is_pose(cfg):
+        names = [data["keypoint_id2name"][str(i)] for i in range(len(data["keypoint_id2name"]))]
+    else:
+        names = data["classes"]
+    return Metadata(
+        task="pose" if is_pose(cfg) else "segmentation",
+        input_size=list(size),
+        mean=list(processor.get("mean") or [0.0] * 3),
+        std=list(processor.get("std") or [1.0] * 3),
+        channel_order="RGB" if swaps else "BGR",
+        output=OUTPUT["pose" if is_pose(cfg) else "segmentation"],
+        names=names,
+        preset=plain(backbone.get("tome_cfg") or unmerged),
+        pad_value=float(processor.get("pad_val", 0)),
+        dataset_meta=data,
+        inference=inference_config(cfg, size),
+        **more,
+    )
+
+
+def inference_config(cfg: Config, size: tuple[int, int]) -> dict:
+    """The parts of a config that pre- and post-process, with images brought to `size`, (H, W).
+
+    A model that is tested on sliding windows of just this size goes on so; any other gets the whole
+    image, resized to fit and filled up.
+    """
+    model = plain(cfg.model)
+    kept = ("type", "data_preprocessor", "test_cfg")
+    part = {key: model[key] for key in kept if key in model}
+    loader = plain(cfg.test_dataloader)
+    dataset = {key: loader["dataset"].get(key) for key in ("type", "pipeline")}
+    if is_pose(cfg):
+        head = model["head"]
+        part["head"] = {key: head[key] for key in ("out_channels", "decoder")}
+    else:
+        head = model["decode_head"]
+        kept = ("num_classes", "out_channels", "threshold", "align_corners")
+        part["decode_head"] = {key: head[key] for key in kept if key in head}
+        test_cfg = part.get("test_cfg") or {}
+        crop = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
+        if crop is None or tuple(crop) != tuple(size):
+            part["test_cfg"] = dict(mode="whole")
+            dataset["pipeline"] = _fitting(dataset["pipeline"], size)
+        part["data_preprocessor"]["test_cfg"] = dict(size=list(size))
+    parts = dict(
+        default_scope=cfg.get("default_scope", "mmseg"),
+        model=part,
+        test_dataloader=dict(batch_size=loader.get("batch_size", 1), dataset=dataset),
+    )
+    if is_pose(cfg):  # mmpose looks there for the keypoints before it gets those of the file
+        parts["train_dataloader"] = dict(dataset=dict(type=dataset["type"]))
+    return parts
+
+
+def _fitting(pipeline: list[dict], size: tuple[int, int]) -> list[dict]:
+    """A test pipeline whose images are resized to fit into `size`."""
+    resize = dict(type="Resize", scale=[size[1], size[0]], keep_ratio=True)
+    steps = [step for step in pipeline if step["type"].split(".")[-1] != "Resize"]
+    return [steps[0], resize, *steps[1:]]
+
+
+def plain(node):
+    """Configs and data set descriptions as JSON knows them: tuples, arrays, classes by name."""
+    if isinstance(node, dict):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple, set)):
+        return [plain(value) for value in node]
+    if isinstance(node, (np.ndarray, np.generic, torch.Tensor)):
+        return node.tolist()
+    return node.__name__ if isinstance(node, type) else node

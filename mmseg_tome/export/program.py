@@ -1,0 +1,57 @@
+"""Tracing a network once, for either kind of file."""
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram, export
+
+from mmseg_tome.export.network import Network
+from mmseg_tome.export.tracing import SCORES_MIB, plain_onnx, portable
+
+
+@torch.no_grad()
+def trace(
+    network: Network,
+    size: tuple[int, int],
+    dynamic_batch: bool = False,
+    for_onnx: bool = True,
+    scores_mib: int = SCORES_MIB,
+) -> ExportedProgram:
+    """The network as a graph of torch operators for images of `size`, (H, W).
+
+    Args:
+        network: What to trace.
+        size: In pixels.
+        dynamic_batch: Take any number of images; otherwise one.
+        for_onnx: In operators that ONNX has.
+        scores_mib: For ONNX: attention scores of a sample that may exist at a time, in MiB.
+
+    Raises:
+        ImageSizeError: The size is too small for the network.
+    """
+    images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    network(images)  # refuses what does not fit, and fills the caches of index maps
+    shapes: dict[str, dict[int, Dim]] | None = None
+    if dynamic_batch:
+        shapes = dict(images={0: Dim("batch", min=1, max=4096)})
+    with plain_onnx(scores_mib) if for_onnx else portable():
+        return export(network, (images,), dynamic_shapes=shapes, strict=False)
+
+
+def random_images(size: tuple[int, int], count: int = 1) -> Tensor:
+    """Normalised noise, `[count, 3, H, W]`, the same on every call."""
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def smooth_images(size: tuple[int, int], count: int = 1) -> Tensor:
+    """As photographs are: smooth at large, with edges, noise, and areas of one colour."""
+    generator = torch.Generator().manual_seed(1)
+
+    def octave(side: int) -> Tensor:
+        cells = torch.randn(count, 3, side, side, generator=generator)
+        return torch.nn.functional.interpolate(cells, size, mode="bilinear")
+
+    images = sum(octave(side) / (level + 1) for level, side in enumerate((3, 9, 27)))
+    images = images + 0.02 * torch.randn(images.shape, generator=generator)
+    height, width = size
+    images[:, :, height // 2 :, : width // 3] = 0.5  # a wall
+    return images.contiguous()

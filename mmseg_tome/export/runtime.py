@@ -1,0 +1,108 @@
+"""Running exported files: the same call for ONNX and for torch's `.pt2`."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.export.metadata import INPUT, Metadata
+from mmseg_tome.export.requirements import require
+
+ONNX, TORCH = ".onnx", ".pt2"
+
+
+class Exported(Protocol):
+    """An exported network: `[B, 3, H, W]` float32 normalised images -> `[B, K, h, w]` float32."""
+
+    metadata: Metadata
+
+    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+
+
+class OnnxNetwork:
+    """An ONNX file in ONNX Runtime, on the CPU.
+
+    Args:
+        path: The file.
+        threads: Of one operator; 0 for as many as the machine has cores.
+
+    Raises:
+        UserError: ONNX Runtime is missing, or cannot read the file.
+    """
+
+    def __init__(self, path: Path, threads: int = 0):
+        require("onnxruntime", what=f"running {path.name}")
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # pybind's classes, which have no common public base
+            raise UserError(f"{path} cannot be run by ONNX Runtime: {_line(error)}") from None
+        strings = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = Metadata.from_strings(strings, str(path))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return _by_one(self._run, images, self.metadata.dynamic_batch)
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {INPUT: images})[0]
+
+
+class TorchNetwork:
+    """A file of `torch.export` in torch, on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        strings: dict[str, str] = dict.fromkeys(Metadata.__dataclass_fields__, "")
+        try:
+            program = torch.export.load(path, extra_files=strings)
+        except Exception as error:  # of zip archives, of JSON, of torch
+            raise UserError(f"{path} cannot be read by torch.export: {_line(error)}") from None
+        self.metadata = Metadata.from_strings(strings, str(path))
+        self.module = program.module()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return _by_one(self._run, images, self.metadata.dynamic_batch)
+
+    @torch.no_grad()
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        return self.module(torch.from_numpy(images)).numpy()
+
+
+def open_exported(path: str | Path) -> Exported:
+    """Load an exported file by its ending.
+
+    Raises:
+        UserError: It is missing, of another kind, or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"exported model {path} does not exist")
+    if path.suffix == ONNX:
+        return OnnxNetwork(path)
+    if path.suffix == TORCH:
+        return TorchNetwork(path)
+    raise UserError(f"{path} is no exported model: its name must end in {ONNX} or {TORCH}")
+
+
+def _by_one(run, images: np.ndarray, dynamic: bool) -> np.ndarray:
+    if dynamic or len(images) == 1:
+        return run(images)
+    return np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmseg_tome import ops
+from mmseg_tome.export import tracing
+from mmseg_tome.export.tracing import attend_in_parts, plain_onnx, portable
+from mmseg_tome.merging.strategies.bipartite import split_cells
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MIXED = [
+    dict(q=dict(mode="n2d", stride=(2, 3)), kv=dict(mode="tome", ratio=0.4)),
+    dict(q=dict(mode="tome", ratio=0.3), kv=dict(mode="n1d", stride=3), reuse=2),
+]
+
+
+@pytest.mark.parametrize("tome_cfg", [None, "hq", "fast", "fast-prop", "n2d", MIXED])
+@pytest.mark.parametrize("task", ["segmentation", "pose"])
+@pytest.mark.parametrize("context", [portable, plain_onnx])
+def test_twins_are_the_same_functions(tiny, tome_cfg, task, context):
+    """In float64, where rounding does not let two candidates of matching change places."""
+    _, network = tiny(task, tome_cfg, blocks=2)
+    model = network.model.double()
+    # The heatmap head's own cast to float32 is left as it is: it widens, never narrows.
+    for batch, size in ((1, (97, 131)), (4, (64, 96))):
+        images = torch.randn(batch, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            expected = model(images, None, mode="tensor")
+            with context():
+                got = model(images, None, mode="tensor")
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * expected.abs().max())
+
+
+def test_nothing_is_replaced_outside_of_the_context():
+    def current() -> list:
+        return [ops.segment.segment_mean, ops.matching.match, ops.get_backend()]
+
+    def fail() -> None:
+        with plain_onnx():
+            assert current()[0] is not before[0]
+            raise KeyError
+
+    before = current()
+    with pytest.raises(KeyError):
+        fail()
+    assert current() == before
+
+
+@pytest.mark.parametrize("limit", [1, 700, 10**9])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_attention_in_parts_is_attention(limit, weighted):
+    q, k, v = (torch.randn(2, 3, n, 8, dtype=torch.float64) for n in (17, 5, 5))
+    weights = torch.randn(2, 1, 1, 5, dtype=torch.float64) if weighted else None
+    expected = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=weights)
+    torch.testing.assert_close(attend_in_parts(q, k, v, weights, limit), expected)
+
+
+def test_a_token_without_direction_is_like_no_other():
+    hw = (4, 6)
+    split = split_cells(hw, (2, 2), torch.device("cpu"))
+    metric = torch.randn(1, 24, 3)
+    metric[:, 1] = 0
+    for got, expected in zip(
+        tracing.match(metric, split.src, split.dst),
+        ops.matching.match(metric, split.src, split.dst),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+class Assignment(nn.Module):
+    def forward(self, metric: torch.Tensor) -> torch.Tensor:
+        split = split_cells((12, 16), (4, 4), metric.device)
+        similarity, nearest = ops.match(metric, split.src, split.dst)
+        return ops.assign(similarity, nearest, 100, split.src, split.dst, 192)
+
+
+class Mean(nn.Module):
+    def forward(self, x: torch.Tensor, slot: torch.Tensor) -> torch.Tensor:
+        return ops.segment_mean(x, slot, 820)
+
+
+def in_onnx_runtime(module: nn.Module, *inputs: torch.Tensor, threads: int = 2):
+    """Results of a module that was exported by the twins."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module(*inputs)
+    with plain_onnx(), torch.no_grad():
+        program = torch.export.export(module, inputs, strict=False)
+    model = torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).model_proto
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    feed = {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs, strict=True)}
+    return lambda: session.run(None, feed)[0]
+
+
+def test_ties_go_to_the_lower_position_in_onnx_runtime_too():
+    # Four directions in 192 tokens: nearly every similarity is exactly 1.
+    metric = torch.eye(4)[torch.randint(4, (2, 192))] * 2
+    run = in_onnx_runtime(Assignment(), metric)
+    assert np.array_equal(run(), Assignment()(metric).numpy())
+
+
+def test_threads_of_onnx_runtime_lose_no_sum():
+    """ScatterND, which would be faster, does lose some."""
+    x = torch.randn(1, 4096, 160)
+    slot = torch.cat([torch.arange(820), torch.randint(820, (3276,))])[None]
+    expected = Mean()(x, slot).numpy()
+    run = in_onnx_runtime(Mean(), x, slot)
+    for _ in range(5):
+        np.testing.assert_allclose(run(), expected, atol=1e-5)

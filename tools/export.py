@@ -1,0 +1,237 @@
+"""Export a trained segmentation or pose model to a file that runs without this package.
+
+    python tools/export.py --config config.py --checkpoint my.pth --size 1024x1024 --out model.onnx
+
+--format onnx (the default) writes ONNX of standard operators, for ONNX Runtime, OpenVINO, TensorRT
+and others; --format torch-export writes torch's own .pt2. Either takes normalised images
+`[B, 3, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
+names of classes or keypoints, preset and more are in its metadata. tools/infer.py --model runs it.
+
+Before the file is put in place, it is loaded again and compared with the model in torch, on noise
+and on an image-like input. A file that exists is replaced only by one that passed.
+
+Exit codes: 0; 2 if a mistake, which is named, or a difference kept the file from being written.
+"""
+
+import argparse
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of the mm packages
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+
+from mmseg_tome.engine import launch
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.export import onnx_file, parity, program, torch_file
+from mmseg_tome.export.metadata import Metadata, describe
+from mmseg_tome.export.network import Network, load_model
+from mmseg_tome.export.quantise import quantise
+from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
+from mmseg_tome.inference.inputs import IMAGES
+from mmseg_tome.inference.results import replacing
+
+ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
+MAX_IMAGES = 64
+"""Of a calibration folder: half of them calibrate, half of them tell what INT8 costs."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="config file")
+    add("--checkpoint", help="checkpoint; the config's load_from if none")
+    add("--out", required=True, type=Path, metavar="FILE", help="a name in .onnx or .pt2")
+    add("--format", choices=list(ENDINGS), default="onnx", help="what to write (default: onnx)")
+    add(
+        "--size",
+        metavar="HxW",
+        help="height and width of the images, in pixels (default: of pose the codec's input size, "
+        "of segmentation the training crop's)",
+    )
+    add("--dynamic-batch", action="store_true", help="any number of images at once, not one")
+    add(
+        "--opset",
+        type=int,
+        default=onnx_file.OPSET,
+        help=f"of ONNX (default {onnx_file.OPSET})",
+    )
+    add(
+        "--scores-mib",
+        type=int,
+        default=program.SCORES_MIB,
+        metavar="N",
+        help="ONNX: attention scores of an image that exist at a time, in MiB; 0: all, for "
+        f"runtimes that fuse attention themselves (default {program.SCORES_MIB})",
+    )
+    add(
+        "--half",
+        action="store_true",
+        help="float16 inside, for GPUs: on a CPU ONNX Runtime is slower than with float32",
+    )
+    add("--int8", action="store_true", help="ONNX: 8-bit integers, by ONNX Runtime's quantiser")
+    add(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="folder of images by which --int8 finds ranges; without it only linear layers "
+        "become integers, with ranges found while running",
+    )
+    launch.add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
+    check_options(args)
+    pictures = find_images(args.calibration) if args.calibration else []
+    cfg = launch.read_config(args)
+    size = choose_size(args.size, cfg)
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    launch.check_checkpoint(checkpoint)
+
+    status = Console(stderr=True).status
+    with status("loading"):
+        model = load_model(cfg, checkpoint)
+        metadata = describe(
+            cfg,
+            model,
+            size,
+            config=Path(args.config).name,
+            dynamic_batch=args.dynamic_batch,
+            precision="float16" if args.half else "int8" if args.int8 else "float32",
+        )
+    with status("running in torch"):
+        inputs = {"noise": program.random_images(size), "image-like": program.smooth_images(size)}
+        if args.dynamic_batch:
+            inputs["noise, batch of 3"] = program.random_images(size, 3)
+        with torch.no_grad():
+            network = Network(model)
+            expected = {name: network(images).numpy() for name, images in inputs.items()}
+            network = Network(model, half=args.half)
+    with replacing(args.out) as temporary:
+        with status("tracing and writing"):
+            if args.format == "onnx":
+                traced = program.trace(
+                    network, size, args.dynamic_batch, scores_mib=args.scores_mib
+                )
+                onnx_file.write(traced, temporary, metadata, args.opset)
+            else:
+                traced = program.trace(network, size, args.dynamic_batch, for_onnx=False)
+                torch_file.write(traced, temporary, metadata)
+        with status("comparing"):
+            exported = open_exported(temporary)
+            for name, images in inputs.items():
+                found = parity.compare(exported(images.numpy()), expected[name], metadata.task)
+                print(f"{name}: {found}")
+                if not (found.finite if args.half else found.holds()):
+                    raise UserError(f"{args.out} was not written: on {name} it differs, {found}")
+        if args.int8:
+            with status("quantising"):
+                to_int8(temporary, metadata, pictures)
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {size[0]}x{size[1]} pixels")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together, or packages that are not there."""
+    ending = ENDINGS[args.format]
+    if args.out.suffix != ending:
+        raise UserError(f"--out {args.out}: the name of a file of this --format ends in {ending}")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder")
+    if args.int8 and (args.half or args.format != "onnx"):
+        raise UserError("--int8 is for --format onnx without --half")
+    if args.calibration and not args.int8:
+        raise UserError("--calibration is for --int8")
+    if args.scores_mib < 0:
+        raise UserError("--scores-mib must not be negative")
+    if args.format == "onnx":
+        onnx_file.check(args.opset)
+
+
+def choose_size(text: str | None, cfg) -> tuple[int, int]:
+    """The (H, W) of the images.
+
+    Raises:
+        UserError: None is known, `text` is not HxW, or a pose codec has another one.
+    """
+    if launch.is_pose(cfg):
+        width, height = cfg.model.head.decoder.input_size
+        known = (height, width)
+    else:
+        known = (cfg.model.get("data_preprocessor") or {}).get("size")
+    if text is None:
+        if known is None:
+            raise UserError("the config names no size: give it with --size HxW")
+        return tuple(known)
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
+    size = (int(match[1]), int(match[2]))
+    if launch.is_pose(cfg) and size != known:
+        raise UserError(f"--size {text}: the config's codec is for {known[0]}x{known[1]}")
+    return size
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Up to `MAX_IMAGES` images of a folder and its subfolders, evenly from the sorted list.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--calibration {folder} is no folder")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files:
+        raise UserError(f"--calibration {folder} holds no image")
+    return files[:: -(-len(files) // MAX_IMAGES)]
+
+
+def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
+    """Replace a float32 ONNX file by its INT8 form and say how far both agree.
+
+    Every second picture calibrates; agreement is measured on the others.
+
+    Raises:
+        UserError: A picture cannot be read.
+    """
+    images = [metadata.prepare(read_image(file)) for file in pictures]
+    size = tuple(metadata.input_size)
+    others = images[1::2] or images or list(program.smooth_images(size, 4).numpy())
+    before = open_exported(path)
+    smaller = path.with_name(f".int8{path.name}")
+    try:
+        quantise(path, smaller, images[::2] or None, metadata)
+        after = open_exported(smaller)
+        pairs = [(after(image[None]), before(image[None])) for image in others]
+        os.replace(smaller, path)
+    finally:
+        smaller.unlink(missing_ok=True)
+    got, expected = (np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
+    kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
+    found = parity.compare(got, expected, metadata.task)
+    print(f"int8, {kind}, against float32 on {len(others)} images: {found}")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as 8-bit BGR; UserError if it is none."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"{path} is not an image, or of an unsupported kind")
+    return image
+
+
+if __name__ == "__main__":
+    launch.run(main)
