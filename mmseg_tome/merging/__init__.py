@@ -2,7 +2,10 @@
 
 slots = BipartiteMatching(ratio=0.8, stride=(4, 4))(x, hw=(64, 64))
 y = attention(slots.merge(x))       # [B, 4096, C] -> [B, 820, C]
-x = x + slots.unmerge(y)            # and back
+x = slots.unmerge_add(y, x)         # x + slots.unmerge(y): and back
+
+For merging in an attention of your own, see docs/merging.md and
+examples/merge_your_own_attention.py; for the SegFormer of transformers, `mmseg_tome.huggingface`.
 """
 
 from mmseg_tome.merging.config import StageMerging, TomeConfigError, parse_tome_cfg, split_auto

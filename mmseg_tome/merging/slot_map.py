@@ -63,6 +63,20 @@ class SlotMap(NamedTuple):
         ones = torch.ones_like(self.slot, dtype=torch.float32)
         return zeros.scatter_add(1, self.slot, ones)
 
+    def key_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """What to add to attention's logits so that merged keys count for all they stand for.
+
+        The logarithm of their number: with it, merging keys that are equal changes nothing (ToMe,
+        arXiv 2210.09461, section 3.2, "proportional attention").
+
+        Returns:
+            `[B or 1, 1, 1, M]` in `dtype`, for any heads and queries; None if nothing merged.
+        """
+        if self.num_slots == self.slot.shape[1]:
+            return None
+        wide = torch.promote_types(dtype, torch.float32)
+        return self.sizes().to(wide).log()[:, None, None].to(dtype)
+
     def _is_identity(self, y: Tensor) -> bool:
         if y.shape[1] != self.num_slots:
             raise ValueError(f"this slot map has {self.num_slots} slots, the input {y.shape[1]}")

@@ -35,24 +35,6 @@ class TokenMerger(nn.Module):
         return repr(self.strategy)
 
 
-def key_weights(slots: SlotMap, k: Tensor) -> Tensor | None:
-    """What to add to attention's logits so that each merged key counts for all that it stands for.
-
-    The logarithm of their number: with it, merging keys that are equal changes nothing (ToMe, arXiv
-    2210.09461, section 3.2).
-
-    Args:
-        slots: How the keys merged.
-        k: The merged keys, `[B, heads, L, C / heads]`.
-
-    Returns:
-        `[B or 1, 1, 1, L]` in the dtype of `k`, or None if nothing merged.
-    """
-    if slots.num_slots == slots.slot.shape[1]:
-        return None
-    return slots.sizes().log()[:, None, None].to(k.dtype)
-
-
 class MergedAttention(nn.Module):
     """Multi-head attention over merged queries and merged, spatially reduced keys and values.
 
@@ -121,9 +103,9 @@ class MergedAttention(nn.Module):
             x,
         )
         drop = self.attn.dropout if self.training else 0.0
-        weights = key_weights(kv_slots, k) if self.proportional else None
+        bias = kv_slots.key_bias(k.dtype) if self.proportional else None
         # [B, heads, M, C / heads]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=weights, dropout_p=drop)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop)
         return self.attn.out_proj(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
 
     def queries(self, x: Tensor, hw: Grid, slots: SlotMap | None) -> tuple[Tensor, SlotMap]:

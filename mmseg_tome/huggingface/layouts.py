@@ -1,0 +1,80 @@
+"""Where a SegFormer of `transformers` keeps its attention, in every version of it."""
+
+from operator import attrgetter
+from typing import NamedTuple
+
+from torch import nn
+
+from mmseg_tome.huggingface.attention import FlatAttention, MergedAttention, NestedAttention
+
+ENCODER = "SegformerModel"
+MODELS = f"{ENCODER}, SegformerForSemanticSegmentation or SegformerForImageClassification"
+KNOWN = "4.30 to 5.24"
+"""Versions of `transformers` that this was written for."""
+
+
+class Stage(NamedTuple):
+    """One stage of the encoder.
+
+    Attributes:
+        attentions: The attention module of each block.
+        runner: The module that runs all of these blocks.
+    """
+
+    attentions: list[nn.Module]
+    runner: nn.Module
+
+
+def find_encoders(model: nn.Module) -> list[list[Stage]]:
+    """The stages of every SegFormer encoder in a model.
+
+    Raises:
+        TypeError: There is none, or it is built in a way that is not known here.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    encoders = [m for m in modules if any(c.__name__ == ENCODER for c in type(m).__mro__)]
+    if not encoders:
+        raise TypeError(
+            f"merging can be applied to a {MODELS} of transformers, or to a module that holds one; "
+            f"got {_describe(model)}"
+        )
+    return [_stages(encoder) for encoder in encoders]
+
+
+def layout_of(attention: nn.Module) -> type[MergedAttention]:
+    """The mixin that fits an attention module.
+
+    Raises:
+        TypeError: None does.
+    """
+    for mixin in (FlatAttention, NestedAttention):
+        if all(_has(attention, name) for name in mixin.NEEDS):
+            return mixin
+    raise TypeError(
+        f"the layers of this {type(attention).__name__} are not those of the SegFormer in "
+        f"transformers {KNOWN}"
+    )
+
+
+def _stages(encoder: nn.Module) -> list[Stage]:
+    if _has(encoder, "stages"):
+        return [Stage([b.attention for b in s.blocks], s) for s in encoder.stages]
+    if _has(encoder, "encoder.block"):
+        inner = encoder.encoder
+        return [Stage([b.attention for b in blocks], inner) for blocks in inner.block]
+    raise TypeError(
+        f"this {type(encoder).__name__} has no stages as the SegFormer in transformers {KNOWN} has"
+    )
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute, or attributes within attributes: `a.b.c`."""
+    try:
+        attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
+
+
+def _describe(model) -> str:
+    return model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
