@@ -74,7 +74,8 @@ def load_from_local(filename: str, map_location=None) -> dict:
     except pickle.UnpicklingError as error:
         wanted = _refused(error) or ", ".join(_foreign_globals(path))
         if not wanted:
-            raise CheckpointError(f"{filename} is not a checkpoint: {_first_line(error)}") from None
+            # torch's own message advises to load without these restrictions.
+            raise CheckpointError(f"{filename} is not a checkpoint that torch.save wrote") from None
         raise CheckpointError(
             f"{filename} was not loaded: besides tensors it wants to run {wanted}. A checkpoint "
             "that runs code can do anything on this machine. Only if you trust its author, pass "
