@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = (128, 160)
 """Small, but every stage's grid holds at least one 4x4 cell."""
 
-PEERED = [preset for preset in cases.PRESETS if not preset.endswith(("turbo", "auto"))]
+PEERED = [preset for preset in cases.PRESETS if not preset.endswith(("turbo", "auto", "prop"))]
 """What the peer has as well: the authors do not reuse slot maps."""
 
 MIXED = [
@@ -97,6 +97,8 @@ def test_peer_refuses_a_strategy_it_does_not_have():
         peer.stages_of("hq-turbo", 4)
     with pytest.raises(ValueError, match="it does not choose"):
         peer.stages_of("hq-auto", 4)
+    with pytest.raises(ValueError, match="counts every merged key once"):
+        peer.stages_of("hq-prop", 4)
 
 
 # --- FLOPs, memory, time ---

@@ -27,6 +27,8 @@ PRESETS: dict[str, dict] = {
     "n2d": {"tome_cfg": "n2d"},
     "hq-turbo": {"tome_cfg": "hq-turbo"},
     "fast-turbo": {"tome_cfg": "fast-turbo"},
+    "hq-prop": {"tome_cfg": "hq-prop"},
+    "fast-prop": {"tome_cfg": "fast-prop"},
     "hq-auto": {"tome_cfg": "hq-auto"},
     "fast-auto": {"tome_cfg": "fast-auto"},
     "downsample": {"down_sample": True},

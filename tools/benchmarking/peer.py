@@ -62,6 +62,8 @@ def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]
     stages = parse_tome_cfg(tome_cfg, num_stages)
     if any(stage.reuse > 1 for stage in stages):
         raise ValueError("the peer pipeline matches in every block, it has no reuse")
+    if any(stage.proportional for stage in stages):
+        raise ValueError("the peer pipeline counts every merged key once")
     return tuple(Stage(_merge_of(stage.q), _merge_of(stage.kv)) for stage in stages)
 
 
