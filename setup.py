@@ -59,12 +59,24 @@ setup(
             "setuptools<81",
             "safetensors",
         ],
+        # tools/export.py, and tools/infer.py with an exported file.
+        "export": ["onnx", "onnxscript", "onnxruntime"],
+        # tools/tune.py.
+        "tune": ["optuna", "matplotlib", "rich"],
+        # mmseg_tome.huggingface.
+        "huggingface": ["transformers>=4.57"],
         "dev": [
             "pytest",
             "ruff",
             "tomesd",
             "matplotlib",
             "rich",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+            "openvino",
+            "optuna",
+            "transformers",
             # Its interpreter checks the kernels where there is no GPU.
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],

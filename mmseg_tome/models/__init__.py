@@ -8,10 +8,13 @@ __all__ = ["MixVisionTransformer"]
 if compat.has("mmseg"):
     from mmseg_tome.models.segformer_head import SegformerHead
     from mmseg_tome.models.segformer_linear_head import SegformerLinearHead
+    from mmseg_tome.models.twins import PCPVT, SVT
+    from mmseg_tome.models.vision_transformer import VisionTransformer
 
-    __all__ += ["SegformerHead", "SegformerLinearHead"]
+    __all__ += ["PCPVT", "SVT", "SegformerHead", "SegformerLinearHead", "VisionTransformer"]
 
 if compat.has("mmpose"):
+    from mmseg_tome.models.pvt import PyramidVisionTransformer, PyramidVisionTransformerV2
     from mmseg_tome.models.segformer_heatmap_head import SegformerHeatmapHead
 
-    __all__ += ["SegformerHeatmapHead"]
+    __all__ += ["PyramidVisionTransformer", "PyramidVisionTransformerV2", "SegformerHeatmapHead"]

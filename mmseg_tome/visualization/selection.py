@@ -31,10 +31,12 @@ class Selection:
     def check(self, backbone: nn.Module) -> None:
         """Raise ValueError unless a backbone has these stages and this block, and can merge."""
         layers = getattr(backbone, "layers", ())
-        if not any(hasattr(stage[1][0].attn, "q_merger") for stage in layers):
+        # Other merge-aware backbones hold their blocks in other ways.
+        drawn = hasattr(backbone, "grids")
+        if not (drawn and any(hasattr(stage[1][0].attn, "q_merger") for stage in layers)):
             raise ValueError(
-                f"{type(backbone).__name__} merges no tokens: the backbone must be "
-                "mmseg_tome.MixVisionTransformer"
+                f"{type(backbone).__name__} merges no tokens that could be drawn: the backbone must "
+                "be mmseg_tome.MixVisionTransformer"
             )
         every = range(1, len(layers) + 1)
         beyond = [number for number in self.stages or () if number not in every]

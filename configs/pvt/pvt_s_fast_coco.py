@@ -1,0 +1,2 @@
+_base_ = "./pvt_s_none_coco.py"
+model = dict(backbone=dict(tome_cfg="fast"))

@@ -1,0 +1,2 @@
+_base_ = "./pvtv2_b2_none_coco.py"
+model = dict(backbone=dict(tome_cfg="fast"))

@@ -1,0 +1,2 @@
+_base_ = "./twins_svt_s_none_ade20k.py"
+model = dict(backbone=dict(tome_cfg="n2d"))

@@ -1,0 +1,107 @@
+"""What stock backbones get to merge tokens: their own code runs, with another attention in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mmseg_tome.merging import StageMerging, TomeConfigError, parse_tome_cfg, split_auto
+from mmseg_tome.models.layers import Grid
+from mmseg_tome.models.stock_attention import PassGrid, StockAttention, let_merge
+
+
+class Stage(NamedTuple):
+    """One stage of a stock backbone.
+
+    Attributes:
+        embed: Its patch embedding, from maps to tokens and their grid.
+        attentions: The global attention of each of its blocks that has one.
+    """
+
+    embed: nn.Module
+    attentions: list[nn.Module]
+
+
+class MergingBackbone:
+    """Token merging for a stock backbone, as `class Ours(MergingBackbone, Stock)`.
+
+    State dict, initialisation and, without merging, outputs are the stock ones, the latter to
+    rounding: attention is fused (`scaled_dot_product_attention`).
+
+    Args:
+        *args: The stock backbone's.
+        tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
+            stage, see `mmseg_tome.merging.config`.
+        **kwargs: The stock backbone's.
+
+    Raises:
+        TomeConfigError: `tome_cfg` cannot be read.
+    """
+
+    attention: type[StockAttention]
+    """What its attention modules become."""
+
+    def __init__(self, *args, tome_cfg: str | Sequence | Mapping | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        merging = self.read_tome_cfg(tome_cfg)
+        for (embed, attentions), how in zip(self.stages(), merging, strict=True):
+            embed.register_forward_hook(begin_pass)
+            let_merge(attentions, self.attention, how)
+
+    def stages(self) -> list[Stage]:
+        """Where the stock backbone keeps what a stage is made of."""
+        raise NotImplementedError
+
+    def read_tome_cfg(self, tome_cfg: str | Sequence | Mapping | None) -> list[StageMerging]:
+        """How each stage merges; raises TomeConfigError."""
+        return parse_without_auto(tome_cfg, len(self.stages()))
+
+    def tokens_kept(self, hw: Grid) -> list[dict[str, tuple[int, int]]]:
+        """Tokens after and before merging in each stage's attention, for images of `hw` pixels.
+
+        Returns:
+            Per stage `{"q": (kept, total), "kv": (kept, total)}`, empty where no block has global
+            attention.
+        """
+        kept = []
+        for embed, attentions in self.stages():
+            hw = embedded_grid(embed, hw)
+            kept.append({})
+            for attn in attentions[:1]:
+                kv_hw = tuple(side // attn.sr_ratio for side in hw)
+                for name, merger, grid in (
+                    ("q", attn.q_merger, hw),
+                    ("kv", attn.kv_merger, kv_hw),
+                ):
+                    kept[-1][name] = (merger.strategy.num_slots(grid), grid[0] * grid[1])
+        return kept
+
+
+def parse_without_auto(
+    tome_cfg: str | Sequence | Mapping | None, num_stages: int
+) -> list[StageMerging]:
+    """`parse_tome_cfg` where nothing can choose by time: the stock forward runs all of a stage."""
+    if split_auto(tome_cfg)[1]:
+        raise TomeConfigError(
+            f"tome_cfg {tome_cfg!r}: only mmseg_tome.MixVisionTransformer can choose by time where "
+            "to merge; here give the preset or the list itself"
+        )
+    return parse_tome_cfg(tome_cfg, num_stages)
+
+
+def begin_pass(_embed: nn.Module, _inputs: tuple, output: tuple[Tensor, Grid]):
+    """Forward hook of a patch embedding: slot maps of this pass will travel with the grid."""
+    tokens, hw = output
+    return tokens, PassGrid(hw)
+
+
+def embedded_grid(embed: nn.Module, hw: Grid) -> Grid:
+    """The token grid that a stock patch embedding makes of a map of `hw`."""
+    conv = embed.projection
+    more = embed.adap_padding.get_pad_shape(hw) if embed.adap_padding else (0, 0)
+    return tuple(
+        (side + extra + 2 * pad - kernel) // stride + 1
+        for side, extra, pad, kernel, stride in zip(
+            hw, more, conv.padding, conv.kernel_size, conv.stride, strict=True
+        )
+    )
