@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
@@ -15,55 +16,15 @@ from mmseg.registry import DATASETS
 from mmseg_tome.engine.errors import DataError
 
 
-class Images:
-    """The test data of a config, at a multiple of the images' own size.
-
-    The pipeline's resizing is replaced: networks of one data set are then compared on equal input,
-    whatever size their configs were made for. All images are read at once and kept as bytes.
+class Samples:
+    """What a test pipeline made of images, kept in memory.
 
     Args:
-        cfg: Has a `test_dataloader`.
-        scale: Size of the network's input over that of the image file; 1 resizes nothing.
-        limit: Take every n-th image, so that no more than this many are left; None takes all.
-        workers: Threads that read.
-        on_image: Called as each image is there.
-
-    Attributes:
-        labels: Their labels, `[H, W]` each.
-        classes: Names of the classes.
-
-    Raises:
-        DataError: The data is not there; the message says how to get it if that is known.
+        samples: Each with its `inputs`, `[3, H, W]`.
     """
 
-    def __init__(
-        self,
-        cfg: Config,
-        scale: float = 1,
-        limit: int | None = None,
-        workers: int = 4,
-        on_image: Callable[[], None] = lambda: None,
-    ) -> None:
-        dataset = build_dataset(dataset_config(cfg, scale))
-        chosen = chosen_images(len(dataset), limit)
-
-        def read(i: int) -> dict:
-            sample = dataset[i]
-            on_image()
-            return sample
-
-        with ThreadPoolExecutor(workers) as pool:
-            self.samples = list(pool.map(read, chosen))
-        self.classes = list(dataset.metainfo["classes"])
-        self.ignore_index = dataset.ignore_index
-        self.labels = []
-        for sample in self.samples:
-            data_sample = sample["data_samples"]
-            if "gt_sem_seg" not in data_sample:
-                raise DataError(f"{data_sample.img_path} has no label, which every score needs")
-            self.labels.append(data_sample.gt_sem_seg.data[0].numpy())
-            del data_sample.gt_sem_seg  # 8 bytes a pixel, which would travel to the device
-            self.labels[-1] = self.labels[-1].astype(np.uint16)
+    def __init__(self, samples: list[dict]) -> None:
+        self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -80,9 +41,75 @@ class Images:
             for i in range(0, len(same), size):
                 yield same[i : i + size]
 
+    def subset(self, chosen: Sequence[int]) -> Samples:
+        """Those of these indices."""
+        some = copy.copy(self)
+        some.samples = [self.samples[i] for i in chosen]
+        return some
 
-def dataset_config(cfg: Config, scale: float = 1) -> dict:
+
+class Images(Samples):
+    """The test data of a config, at a multiple of the images' own size.
+
+    The pipeline's resizing is replaced: networks of one data set are then compared on equal input,
+    whatever size their configs were made for. All images are read at once and kept as bytes.
+
+    Args:
+        cfg: Has a `test_dataloader`.
+        scale: Size of the network's input over that of the image file; 1 resizes nothing, None
+            leaves the resizing to the pipeline.
+        limit: Take every n-th image, so that no more than this many are left; None takes all.
+        workers: Threads that read.
+        on_image: Called as each image is there.
+
+    Attributes:
+        labels: Their labels, `[H, W]` each.
+        classes: Names of the classes.
+
+    Raises:
+        DataError: The data is not there; the message says how to get it if that is known.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        scale: float | None = 1,
+        limit: int | None = None,
+        workers: int = 4,
+        on_image: Callable[[], None] = lambda: None,
+    ) -> None:
+        dataset = build_dataset(dataset_config(cfg, scale))
+        chosen = chosen_images(len(dataset), limit)
+
+        def read(i: int) -> dict:
+            sample = dataset[i]
+            on_image()
+            return sample
+
+        with ThreadPoolExecutor(workers) as pool:
+            super().__init__(list(pool.map(read, chosen)))
+        self.classes = list(dataset.metainfo["classes"])
+        self.ignore_index = dataset.ignore_index
+        self.labels = []
+        for sample in self.samples:
+            data_sample = sample["data_samples"]
+            if "gt_sem_seg" not in data_sample:
+                raise DataError(f"{data_sample.img_path} has no label, which every score needs")
+            self.labels.append(data_sample.gt_sem_seg.data[0].numpy())
+            del data_sample.gt_sem_seg  # 8 bytes a pixel, which would travel to the device
+            self.labels[-1] = self.labels[-1].astype(np.uint16)
+
+    def subset(self, chosen: Sequence[int]) -> Images:
+        """Those of these indices."""
+        some = super().subset(chosen)
+        some.labels = [self.labels[i] for i in chosen]
+        return some
+
+
+def dataset_config(cfg: Config, scale: float | None = 1) -> dict:
     """A config's test data set, its images resized by `scale` alone; labels stay as they are.
+
+    With None as the scale, the data set stays as it is.
 
     Raises:
         DataError: The config has none.
@@ -91,6 +118,8 @@ def dataset_config(cfg: Config, scale: float = 1) -> dict:
         raise DataError("the config has no test_dataloader: give one with a data set to test on")
     init_default_scope(cfg.get("default_scope") or "mmseg")
     dataset = cfg.test_dataloader.dataset.to_dict()
+    if scale is None:
+        return dataset
     load, *steps = (s for s in dataset["pipeline"] if not s["type"].endswith("Resize"))
     resize = dict(type="Resize", scale_factor=float(scale), keep_ratio=True)
     return dataset | {"pipeline": [load, resize, *steps]}

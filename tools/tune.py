@@ -1,0 +1,266 @@
+"""Find the merging that costs least for a speed-up, or saves most for a loss, on this device.
+
+    python tools/tune.py --config CONFIG --checkpoint MY.pth --images photos/ --target 1.5x
+    python tools/tune.py --config CONFIG --checkpoint MY.pth --images photos/ --max-loss 0.2
+
+A few dozen images are enough, and they need no labels: what merging costs is the percentage of
+pixels that change their class. With --labels, or with --data train for the config's own data set,
+it is mIoU. Each stage is probed first, then whole plans are tried (Optuna), and the best are timed
+for real. --out gets
+
+    tuned.py     a config that inherits CONFIG and merges as was chosen
+    pareto.png   loss against speed-up: all trials, their front, the presets, the choice
+    pareto.json  the same in numbers, with what each stage costs and saves by itself
+    journal.log  all that was measured: an interrupted search goes on when it is called again, and
+                 another --target takes seconds
+
+A tuned config beside none, hq and fast on the config's labelled test data:
+
+    python tools/tune.py --config CONFIG --checkpoint MY.pth --check tuned.py --scale 1 2
+
+Exit codes: 0; 2 for a mistake, which is named, or a goal out of reach; 130 if interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from pathlib import Path
+
+import torch
+
+try:
+    import tuning  # noqa: F401  (the mm stack's missing parts first)
+    from sweep import DTYPES, make_folder
+    from sweeping.images import Images, Samples
+    from sweeping.progress import progress_of
+    from sweeping.settings import Setting
+
+    from mmseg_tome.engine import launch
+    from mmseg_tome.engine.errors import DataError, UserError
+    from mmseg_tome.models.errors import ModelInputError
+except ImportError as missing:  # no mm stack, or no mmseg in it
+    sys.exit(f"tune.py: error: {missing}")
+
+STOCK = ("MixVisionTransformer", "mmseg.MixVisionTransformer")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config", required=True, help="config of the trained model; what merges in it is no "
+        "matter")  # fmt: skip
+    add("--checkpoint", required=True, metavar="FILE", help="its weights")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", type=speedup, metavar="1.5x",
+        help="speed-up over no merging to reach, at the least loss")  # fmt: skip
+    what.add_argument("--max-loss", type=float, metavar="0.2",
+        help="loss to keep to, at the greatest speed-up: percent of pixels that change their "
+        "class, with labels points of mIoU")  # fmt: skip
+    what.add_argument("--check", nargs="+", type=Path, metavar="TUNED",
+        help="search nothing: compare tuned configs with none, hq and fast")  # fmt: skip
+    add("--images", type=Path, metavar="FOLDER", help="images to tune on, with or without labels")
+    add("--labels", type=Path, metavar="FOLDER",
+        help="labels of --images, named and coded as the config's data set has them")  # fmt: skip
+    add("--data", choices=("train", "val", "test"),
+        help="tune on images and labels of the config's data set instead of --images")  # fmt: skip
+    add("--data-root", metavar="FOLDER", help="place of the config's data, instead of its own")
+    add("--max-images", type=int, metavar="N",
+        help="use N images, spread over all (default: 36 to tune, all to check)")  # fmt: skip
+    add("--scale", nargs="+", type=float, metavar="X",
+        help="size of the input over that of the image file (default: the config's own resizing; "
+        "several only with --check)")  # fmt: skip
+    add("--out", type=Path, default=Path("tune_output"), metavar="FOLDER")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ...: where it shall be fast")
+    add("--dtype", default="float32", choices=DTYPES, help="half precision is not autocast")
+    add("--trials", type=int, default=80, metavar="N", help="plans to try (default 80)")
+    add("--batch", type=int, default=1, metavar="N", help="images at a time when evaluating")
+    add("--time-batch", type=int, default=1, metavar="N", help="images at a time when timing")
+    add("--rounds", type=int, default=15, metavar="N", help="timed rounds (default 15)")
+    add("--seed", type=int, default=0, help="of the search")
+    launch.add_config_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def speedup(text: str) -> float:
+    """`"1.5x"` or `"1.5"` -> 1.5."""
+    try:
+        value = float(text.removesuffix("x"))
+    except ValueError:
+        value = 0.0
+    if not 1 < value < 100:
+        raise argparse.ArgumentTypeError(f"must be a speed-up above 1, such as 1.5x, got {text!r}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; 0 when all is done, 2 for a mistake of its user, 130 if interrupted."""
+    args = parse_args(argv)
+    try:
+        check_usage(args)
+        cfg = read_config(args)
+        print(check(args, cfg) if args.check else search(args, cfg))
+        return 0
+    except (UserError, ModelInputError) as error:
+        print(f"tune.py: error: {error}", file=sys.stderr)
+        return launch.EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("tune.py: interrupted; call it again to go on", file=sys.stderr)
+        return 130
+
+
+def check_usage(args: argparse.Namespace) -> None:
+    """Refuse what cannot work before anything is built.
+
+    Raises:
+        UserError: Says what and, where there is a way out, which.
+    """
+    for name in ("max_images", "trials", "batch", "time_batch", "rounds"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    if any(not 0 < scale <= 16 for scale in args.scale or ()):
+        raise UserError("--scale must be above 0 and no more than 16")
+    if "://" in args.checkpoint:
+        raise UserError(f"checkpoint {args.checkpoint}: download it first, tuning needs a file")
+    launch.check_checkpoint(args.checkpoint)
+    check_device(args.device)
+    if args.check:
+        if args.images or args.labels or args.data:
+            raise UserError("--check compares on the config's test data: leave out --images, "
+                "--labels and --data")  # fmt: skip
+        if missing := [path for path in args.check if not path.is_file()]:
+            raise UserError(f"config {missing[0]} does not exist")
+        return
+    if args.scale and len(args.scale) > 1:
+        raise UserError("several --scale go with --check alone: each size has its best merging")
+    if (args.images is None) == (args.data is None):
+        raise UserError("give --images FOLDER, or --data train for the config's own data set")
+    if args.labels and not args.images:
+        raise UserError("--labels goes with --images; --data has labels of its own")
+    for folder in (args.images, args.labels):
+        if folder is not None and not folder.is_dir():
+            raise UserError(f"{folder} is no folder")
+    if args.max_loss is not None and not args.max_loss >= 0:
+        raise UserError("--max-loss must be at least 0")
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise UserError("the search needs Optuna: pip install optuna (the extra `tune`)") from None
+
+
+def check_device(name: str) -> None:
+    """Raise UserError unless torch sees this device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
+
+
+def read_config(args: argparse.Namespace):
+    """The config, with the data that the command line names as its test data.
+
+    Raises:
+        UserError: It is not there, is no segmentor's, or has no such data.
+    """
+    cfg = launch.read_config(args)
+    if launch.is_pose(cfg):
+        raise UserError("the config is one of pose; the search compares segmentations")
+    if cfg.model.get("backbone", {}).get("type") in STOCK:
+        cfg.model.backbone.type = "mmseg_tome.MixVisionTransformer"  # the same but for merging
+    if args.data in ("train", "val"):
+        if not cfg.get(f"{args.data}_dataloader"):
+            raise DataError(f"the config has no {args.data}_dataloader")
+        cfg.test_dataloader.dataset = data_of(cfg, args.data)
+    if args.data_root and cfg.get("test_dataloader"):
+        cfg.test_dataloader.dataset.data_root = args.data_root
+    return cfg
+
+
+def data_of(cfg, split: str) -> dict:
+    """The data set of another split, read as test data is."""
+    dataset = cfg[f"{split}_dataloader"].dataset
+    while "dataset" in dataset:  # RepeatDataset and the like
+        dataset = dataset.dataset
+    return {**dataset, "pipeline": cfg.test_dataloader.dataset.pipeline}
+
+
+def read_images(args: argparse.Namespace, cfg) -> Samples:
+    """The images to tune on.
+
+    Raises:
+        UserError: There are none, or one of them or its label cannot be read.
+    """
+    from tuning.images import FolderImages, labelled
+
+    scale = args.scale[0] if args.scale else None
+    limit = args.max_images or 36
+    if args.data:
+        return Images(cfg, scale, limit)
+    if args.labels:
+        return labelled(cfg, args.images, args.labels, scale, limit=limit)
+    return FolderImages(cfg, args.images, scale, limit)
+
+
+def search(args: argparse.Namespace, cfg) -> str:
+    """Tune; returns what to say."""
+    from tuning.choose import Goal
+    from tuning.run import Options, tune
+
+    images = read_images(args, cfg)
+    make_folder(args.out)
+    options = Options(
+        out=args.out,
+        device=torch.device(args.device),
+        dtype=args.dtype,
+        goal=Goal(args.target, args.max_loss),
+        trials=args.trials,
+        batch=args.batch,
+        time_batch=args.time_batch,
+        rounds=args.rounds,
+        seed=args.seed,
+    )
+    gc.freeze()  # what is loaded by now stays: the collection before every timing skips it
+    source = str(args.images or f"{args.data} data of {Path(args.config).name}")
+    return tune(cfg, Path(args.config), args.checkpoint, images, source, options)
+
+
+def check(args: argparse.Namespace, cfg) -> str:
+    """Compare tuned configs with none, hq and fast; returns a table."""
+    from tuning.check import COMPARED, compare, table
+
+    tuned = []
+    for path in args.check:
+        found = launch.read_config(argparse.Namespace(**{**vars(args), "config": str(path)}))
+        name = path.stem if len(args.check) == 1 else path.with_suffix("").as_posix()
+        tuned.append(Setting(name, found.model.backbone.get("tome_cfg")))
+    rows = []
+    scales = args.scale or [None]
+    with progress_of("rows", len(scales) * (1 + len(COMPARED) + len(tuned))) as advance:
+        for scale in scales:
+            rows += compare(
+                cfg,
+                args.checkpoint,
+                tuned,
+                scale,
+                torch.device(args.device),
+                args.dtype,
+                args.batch,
+                args.time_batch,
+                args.rounds,
+                args.max_images,
+                advance,
+            )
+    return table(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
