@@ -35,8 +35,8 @@ class Selection:
         drawn = hasattr(backbone, "grids")
         if not (drawn and any(hasattr(stage[1][0].attn, "q_merger") for stage in layers)):
             raise ValueError(
-                f"{type(backbone).__name__} merges no tokens that could be drawn: the backbone must "
-                "be mmseg_tome.MixVisionTransformer"
+                f"{type(backbone).__name__} merges no tokens that could be drawn: the backbone "
+                "must be mmseg_tome.MixVisionTransformer"
             )
         every = range(1, len(layers) + 1)
         beyond = [number for number in self.stages or () if number not in every]
