@@ -23,6 +23,15 @@ HEAD = dict(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def scope_of_mmseg():
+    """Stock modules look their parts up in mmseg's registry, whatever other tests left behind."""
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        yield
+
+
 def stock(name, **kwargs):
     import mmseg.models
 
