@@ -33,7 +33,7 @@ from rich.progress import Progress
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
-from mmseg_tome.merging import PRESETS, Identity, parse_tome_cfg
+from mmseg_tome.merging import PRESETS, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
@@ -163,10 +163,9 @@ def read_merging_config(args: argparse.Namespace) -> Config:
     cfg = launch.read_config(args)
     backbone = cfg.model.get("backbone") or {}
     kind = str(backbone.get("type"))
-    if args.preset is not None and "MixVisionTransformer" not in kind:
-        raise UserError(f"--preset is for SegFormer's backbone, the config's is {kind}")
-    merging = parse_tome_cfg(backbone.get("tome_cfg"), backbone.get("num_stages", 4))
-    if all(isinstance(s, Identity) for stage in merging for s in (stage.q, stage.kv)):
+    if args.preset is not None and not kind.startswith(launch.OURS):
+        raise UserError(f"--preset is for the backbones of mmseg_tome, the config's is {kind}")
+    if backbone.get("tome_cfg") is None:
         raise UserError(
             f"config {args.config} merges nothing: choose a preset by --preset, one of "
             f"{', '.join(PRESETS)}"

@@ -9,6 +9,7 @@ from mmseg_tome.inference.acceleration import GraphedFunction
 from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.models.attention import TokenMerger
+from mmseg_tome.models.stock_backbone import MergingBackbone
 
 
 class NothingMergesError(ValueError):
@@ -38,9 +39,10 @@ def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     """
     mergers = [module for module in model.modules() if isinstance(module, TokenMerger)]
     check_merges(model, mergers)
-    backbones = [module for module in model.modules() if isinstance(module, MixVisionTransformer)]
+    kinds = (MixVisionTransformer, MergingBackbone)
+    backbones = [module for module in model.modules() if isinstance(module, kinds)]
     strategies = [merger.strategy for merger in mergers]
-    autos = [backbone.auto for backbone in backbones]
+    autos = [getattr(backbone, "auto", None) for backbone in backbones]
     forwards = [backbone.__dict__.get("forward") for backbone in backbones]
     try:
         for merger in mergers:

@@ -275,6 +275,10 @@ class MixVisionTransformer(BaseModule):
             x, update, slots = block(x, hw, None if every and j % every == 0 else slots, update)
         return x, update
 
+    def attentions(self) -> list[list[nn.Module]]:
+        """The attention module of each stage's blocks."""
+        return [[block.attn for block in blocks] for _, blocks, _ in self.layers]
+
     def grids(self, hw: Grid) -> list[tuple[Grid, Grid]]:
         """Each stage's token grids, of the queries and of the keys and values, for images `hw`."""
         if self.down_sample:

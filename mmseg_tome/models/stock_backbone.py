@@ -52,6 +52,10 @@ class MergingBackbone:
         """Where the stock backbone keeps what a stage is made of."""
         raise NotImplementedError
 
+    def attentions(self) -> list[list[nn.Module]]:
+        """The attention module of each stage's blocks that merge."""
+        return [stage.attentions for stage in self.stages()]
+
     def read_tome_cfg(self, tome_cfg: str | Sequence | Mapping | None) -> list[StageMerging]:
         """How each stage merges; raises TomeConfigError."""
         return parse_without_auto(tome_cfg, len(self.stages()))

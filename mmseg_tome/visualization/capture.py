@@ -5,8 +5,10 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mmseg_tome.merging import SlotMap
+from mmseg_tome.models.stock_attention import StockAttention
 
 BlockKey = tuple[int, int, str]
 """Stage and block, both from 0, and "q" or "kv"."""
@@ -57,25 +59,18 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
         TypeError: The backbone does not merge tokens.
     """
     backbone = getattr(model, "backbone", model)
-    blocks = dict(_merging_blocks(backbone))
-    if not blocks:
+    if not hasattr(backbone, "attentions"):
         raise TypeError(
             f"{type(backbone).__name__} has no token mergers: "
             "use type='mmseg_tome.MixVisionTransformer' for the backbone"
         )
     captured: dict[BlockKey, CapturedSlots] = {}
-
-    def keep(i: int, j: int):
-        def hook(block, inputs, output):
-            slots, hw = output[-1], tuple(inputs[1])
-            captured[i, j, "q"] = CapturedSlots(slots.q, hw)
-            captured[i, j, "kv"] = CapturedSlots(slots.kv, _reduced(block.attn, hw))
-
-        return hook
-
     with ExitStack() as hooks:
-        for (i, j), block in blocks.items():
-            hooks.callback(block.register_forward_hook(keep(i, j)).remove)
+        for i, attentions in enumerate(backbone.attentions()):
+            for j, attn in enumerate(attentions):
+                watch = _watch_mergers if isinstance(attn, StockAttention) else _watch_attention
+                for handle in watch(attn, captured, (i, j)):
+                    hooks.callback(handle.remove)
         yield captured
 
 
@@ -108,11 +103,31 @@ def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
             hook.remove()
 
 
-def _merging_blocks(backbone: nn.Module) -> Iterator[tuple[tuple[int, int], nn.Module]]:
-    for i, stage in enumerate(getattr(backbone, "layers", ())):
-        for j, block in enumerate(stage[1]):
-            if hasattr(block.attn, "q_merger"):
-                yield (i, j), block
+def _watch_attention(
+    attn: nn.Module, captured: dict[BlockKey, CapturedSlots], block: tuple[int, int]
+) -> list[RemovableHandle]:
+    """Where reused slot maps are handed to the attention, it says what it merged by."""
+
+    def hook(attn, inputs, output):
+        slots, hw = output[-1], tuple(inputs[1])
+        captured[(*block, "q")] = CapturedSlots(slots.q, hw)
+        captured[(*block, "kv")] = CapturedSlots(slots.kv, _reduced(attn, hw))
+
+    return [attn.register_forward_hook(hook)]
+
+
+def _watch_mergers(
+    attn: StockAttention, captured: dict[BlockKey, CapturedSlots], block: tuple[int, int]
+) -> list[RemovableHandle]:
+    """Where mergers share slot maps among themselves, each gives those that its block merges by."""
+
+    def hook(kind: str):
+        def keep(_merger, inputs, slots):
+            captured[(*block, kind)] = CapturedSlots(slots, tuple(inputs[1]))
+
+        return keep
+
+    return [getattr(attn, f"{s}_merger").register_forward_hook(hook(s)) for s in ("q", "kv")]
 
 
 def _reduced(attn: nn.Module, hw: tuple[int, int]) -> tuple[int, int]:

@@ -70,7 +70,9 @@ class MergingIllustrator:
         except ValueError as error:
             raise UserError(str(error)) from None
         self._wanted = [
-            number for number in range(1, len(backbone.layers) + 1) if selection.wants(number - 1)
+            number
+            for number in range(1, len(backbone.attentions()) + 1)
+            if selection.wants(number - 1)
         ]
         if not set(self._wanted) & set(merging_stages(backbone)):
             raise UserError(f"nothing merges in stage {words(self._wanted)} with this tome_cfg")

@@ -30,20 +30,18 @@ class Selection:
 
     def check(self, backbone: nn.Module) -> None:
         """Raise ValueError unless a backbone has these stages and this block, and can merge."""
-        layers = getattr(backbone, "layers", ())
-        # Other merge-aware backbones hold their blocks in other ways.
-        drawn = hasattr(backbone, "grids")
-        if not (drawn and any(hasattr(stage[1][0].attn, "q_merger") for stage in layers)):
+        if not hasattr(backbone, "attentions"):
             raise ValueError(
                 f"{type(backbone).__name__} merges no tokens that could be drawn: the backbone "
-                "must be mmseg_tome.MixVisionTransformer"
+                "must be mmseg_tome.MixVisionTransformer or another of mmseg_tome's"
             )
-        every = range(1, len(layers) + 1)
+        stages = backbone.attentions()
+        every = range(1, len(stages) + 1)
         beyond = [number for number in self.stages or () if number not in every]
         if beyond:
-            raise ValueError(f"there is no stage {words(beyond)}, only 1 to {len(layers)}")
+            raise ValueError(f"there is no stage {words(beyond)}, only 1 to {len(stages)}")
         for number in merging_stages(backbone):
-            blocks = len(layers[number - 1][1])
+            blocks = len(stages[number - 1])
             known = self.block in ("first", "last") or self.block in range(1, blocks + 1)
             if self.wants(number - 1) and not known:
                 raise ValueError(
@@ -55,8 +53,8 @@ class Selection:
 def merging_stages(backbone: nn.Module) -> list[int]:
     """The stages of a merge-aware backbone whose strategies merge, counted from 1."""
     found = []
-    for number, (_, blocks, _) in enumerate(backbone.layers, start=1):
-        mergers = (blocks[0].attn.q_merger, blocks[0].attn.kv_merger)
+    for number, attentions in enumerate(backbone.attentions(), start=1):
+        mergers = [merger for a in attentions[:1] for merger in (a.q_merger, a.kv_merger)]
         if not all(isinstance(merger.strategy, Identity) for merger in mergers):
             found.append(number)
     return found

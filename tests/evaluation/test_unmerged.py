@@ -124,3 +124,17 @@ def test_models_that_do_not_merge_are_refused(backbone):
     refused = pytest.raises(ValueError, match=r"merges nothing.*tome_cfg")
     with refused, without_merging(backbone()):
         pass
+
+
+def test_graphs_of_other_backbones_are_left_out_as_well():
+    """A graph merges as it did when it was captured."""
+    from mmseg_tome.evaluation.unmerged import without_merging
+    from mmseg_tome.inference.acceleration import GraphedFunction
+    from mmseg_tome.models import VisionTransformer
+
+    args = dict(img_size=32, patch_size=8, embed_dims=16, num_layers=2, num_heads=2)
+    backbone = VisionTransformer(**args, tome_cfg="n2d")
+    backbone.forward = graphed = GraphedFunction(backbone.forward)
+    with without_merging(backbone):
+        assert backbone.forward == graphed.function
+    assert backbone.forward is graphed

@@ -287,7 +287,7 @@ def test_configs_that_merge_nothing(mistake, images, repo, tmp_path):
     other.write_text("model = dict(backbone=dict(type='ResNet'))")
     assert "merges nothing" in mistake(images, "--config", other)
     line = mistake(images, "--config", other, "--preset", "hq")
-    assert "--preset is for SegFormer's backbone, the config's is ResNet" in line
+    assert "--preset is for the backbones of mmseg_tome, the config's is ResNet" in line
 
 
 def test_a_stock_config_takes_a_preset(visualize, drawn, images, segmenter, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmseg_tome import compat
 from mmseg_tome.visualization import capture_slot_maps
 from mmseg_tome.visualization.capture import record_passes
 
@@ -104,3 +105,34 @@ def test_a_pass_that_runs_no_blocks_has_no_slot_maps(backbone):
         backbone.forward = lambda image: [image]
         backbone(image)
     assert [len(each.slots) for each in passes] == [10, 0]
+
+
+@pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+@pytest.mark.parametrize("name", ["PCPVT", "SVT", "VisionTransformer"])
+def test_stock_backbones_are_read_as_they_merge(name):
+    from mmseg_tome import models
+
+    bsm = dict(mode="bsm", ratio=0.5, stride=(2, 2))
+    how = dict(q=bsm, kv=dict(mode="n2d", stride=(2, 2)), reuse=2)
+    if name == "VisionTransformer":
+        args = dict(img_size=32, patch_size=8, embed_dims=16, num_layers=3, num_heads=2)
+        backbone = models.VisionTransformer(**args, tome_cfg=how)
+    else:
+        args = dict(
+            embed_dims=[8, 16], num_heads=[1, 2], mlp_ratios=[2, 2], depths=[2, 6],
+            sr_ratios=[2, 1], patch_sizes=[4, 2], strides=[4, 2], out_indices=(0, 1),
+        )  # fmt: skip
+        backbone = getattr(models, name)(**args, tome_cfg=[how] * 2)
+    backbone.eval()
+    size = (40, 48)
+    with torch.no_grad(), capture_slot_maps(backbone) as captured:
+        backbone(torch.randn(2, 3, *size))
+    blocks = [len(attentions) for attentions in backbone.attentions()]
+    assert set(captured) == {
+        (i, j, kind) for i, n in enumerate(blocks) for j in range(n) for kind in ("q", "kv")
+    }
+    for (i, j, kind), (slots, hw) in captured.items():
+        assert slots.slot.shape[1] == hw[0] * hw[1]
+        kept = (slots.num_slots, slots.slot.shape[1])
+        assert backbone.tokens_kept(size)[i][kind] == kept
+        assert slots is captured[i, j - j % 2, kind].slots
