@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.progress import Progress  # no new requirement: mmengine has it
 
 from mmseg_tome.engine import launch
+from mmseg_tome.engine.device import read_device
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (
@@ -166,15 +167,7 @@ def choose_device(name: str | None) -> str:
     """
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} is unknown: use cpu, cuda or cuda:N") from None
-    present = torch.cuda.device_count()
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} is not supported: use cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= present:
-        raise UserError(f"--device {name}: torch sees {present} CUDA devices here")
+    read_device(name)
     return name
 
 

@@ -33,6 +33,7 @@ try:
     from sweeping.settings import SWEEPS, settings
 
     from mmseg_tome.engine import launch
+    from mmseg_tome.engine.device import read_device
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it
@@ -153,15 +154,7 @@ def check_usage(args: argparse.Namespace) -> None:
         )
     if not args.accuracy and not args.time:
         raise UserError("--no-accuracy without --time leaves nothing to do")
-    try:
-        device = torch.device(args.device)
-    except RuntimeError:
-        raise UserError(f"unknown device {args.device!r}; use cpu, cuda or cuda:N") from None
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(
-            f"device {args.device!r} was requested, but torch sees {count} CUDA devices"
-        )
+    read_device(args.device)
 
 
 def make_folder(path: Path) -> None:

@@ -38,6 +38,7 @@ try:
     from sweeping.settings import Setting
 
     from mmseg_tome.engine import launch
+    from mmseg_tome.engine.device import read_device
     from mmseg_tome.engine.errors import DataError, UserError
     from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it
@@ -127,7 +128,7 @@ def check_usage(args: argparse.Namespace) -> None:
     if "://" in args.checkpoint:
         raise UserError(f"checkpoint {args.checkpoint}: download it first, tuning needs a file")
     launch.check_checkpoint(args.checkpoint)
-    check_device(args.device)
+    read_device(args.device)
     if args.check:
         if args.images or args.labels or args.data:
             raise UserError("--check compares on the config's test data: leave out --images, "
@@ -150,19 +151,6 @@ def check_usage(args: argparse.Namespace) -> None:
         import optuna  # noqa: F401
     except ImportError:
         raise UserError("the search needs Optuna: pip install optuna (the extra `tune`)") from None
-
-
-def check_device(name: str) -> None:
-    """Raise UserError unless torch sees this device."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N")
-    count = torch.cuda.device_count()
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise UserError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
 
 
 def read_config(args: argparse.Namespace):

@@ -8,7 +8,7 @@ from torch import nn
 from mmseg_tome.huggingface.attention import BlockMerging, OpensPass
 from mmseg_tome.huggingface.layouts import Stage, find_encoders, layout_of
 from mmseg_tome.huggingface.mixing import Mixin, check_untouched, mix_in, take_out
-from mmseg_tome.merging import StageMerging, TomeConfigError, parse_tome_cfg, split_auto
+from mmseg_tome.merging import StageMerging, parse_without_auto
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,11 +34,6 @@ def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Mo
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read, or does not fit the model.
     """
     encoders = find_encoders(model)
-    if split_auto(tome_cfg)[1]:
-        raise TomeConfigError(
-            f"tome_cfg {tome_cfg!r}: only mmseg_tome.MixVisionTransformer can choose by time where "
-            "to merge; here give the preset or the list itself"
-        )
     plan = [change for encoder in encoders for change in _plan(encoder, tome_cfg)]
     for module, _, _ in plan:
         check_untouched(module)
@@ -77,9 +72,9 @@ Change = tuple[nn.Module, type[Mixin], BlockMerging | None]
 """A module, what to mix into it, and how it is to merge."""
 
 
-def _plan(stages: list[Stage], tome_cfg: str | Sequence | None) -> list[Change]:
+def _plan(stages: list[Stage], tome_cfg: str | Mapping | Sequence | None) -> list[Change]:
     """All changes to one encoder."""
-    settings = parse_tome_cfg(tome_cfg, num_stages=len(stages))
+    settings = parse_without_auto(tome_cfg, num_stages=len(stages))
     both = list(zip(stages, settings, strict=True))
     changes = [
         change for i, (stage, merging) in enumerate(both) for change in _blocks(i, stage, merging)

@@ -8,7 +8,13 @@ For merging in an attention of your own, see docs/merging.md and
 examples/merge_your_own_attention.py; for the SegFormer of transformers, `mmseg_tome.huggingface`.
 """
 
-from mmseg_tome.merging.config import StageMerging, TomeConfigError, parse_tome_cfg, split_auto
+from mmseg_tome.merging.config import (
+    StageMerging,
+    TomeConfigError,
+    parse_tome_cfg,
+    parse_without_auto,
+    split_auto,
+)
 from mmseg_tome.merging.presets import PRESETS
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy, register_strategy
@@ -29,6 +35,7 @@ __all__ = [
     "StageMerging",
     "TomeConfigError",
     "parse_tome_cfg",
+    "parse_without_auto",
     "register_strategy",
     "split_auto",
 ]

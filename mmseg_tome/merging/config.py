@@ -105,6 +105,22 @@ def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list
     return [_parse_stage(cfg, f"tome_cfg, stage {i}") for i, cfg in enumerate(tome_cfg, start=1)]
 
 
+def parse_without_auto(
+    tome_cfg: str | Mapping | Sequence | None, num_stages: int = 4
+) -> list[StageMerging]:
+    """`parse_tome_cfg` for a backbone that cannot choose by time where to merge.
+
+    Raises:
+        TomeConfigError: As there, and where automatic choice is wished for.
+    """
+    if split_auto(tome_cfg)[1]:
+        raise TomeConfigError(
+            f"tome_cfg {tome_cfg!r}: only mmseg_tome.MixVisionTransformer can choose by time where "
+            "to merge; here give the preset or the list itself"
+        )
+    return parse_tome_cfg(tome_cfg, num_stages)
+
+
 def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
     if cfg is None:
         cfg = {}

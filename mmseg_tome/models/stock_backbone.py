@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from mmseg_tome.merging import StageMerging, TomeConfigError, parse_tome_cfg, split_auto
+from mmseg_tome.merging import StageMerging, parse_without_auto
 from mmseg_tome.models.layers import Grid
 from mmseg_tome.models.stock_attention import PassGrid, StockAttention, let_merge
 
@@ -79,18 +79,6 @@ class MergingBackbone:
                 ):
                     kept[-1][name] = (merger.strategy.num_slots(grid), grid[0] * grid[1])
         return kept
-
-
-def parse_without_auto(
-    tome_cfg: str | Sequence | Mapping | None, num_stages: int
-) -> list[StageMerging]:
-    """`parse_tome_cfg` where nothing can choose by time: the stock forward runs all of a stage."""
-    if split_auto(tome_cfg)[1]:
-        raise TomeConfigError(
-            f"tome_cfg {tome_cfg!r}: only mmseg_tome.MixVisionTransformer can choose by time where "
-            "to merge; here give the preset or the list itself"
-        )
-    return parse_tome_cfg(tome_cfg, num_stages)
 
 
 def begin_pass(_embed: nn.Module, _inputs: tuple, output: tuple[Tensor, Grid]):
