@@ -471,3 +471,23 @@ def test_a_gpu_becomes_current_if_it_is_numbered(monkeypatch):
     for name in ("cpu", "cuda", "cuda:1"):  # torch refuses to make `cuda` current
         measure.make_current(torch.device(name))
     assert chosen == [1]
+
+
+# --- Other backbones ---
+
+
+def test_a_neck_is_part_of_the_network(repo):
+    """DeiT's features go through one before the head, which would take others without."""
+    (model,) = cases.config_models([str(repo / "configs/vit/deit_s16_fast_ade20k.py")])
+    net = cases.build(model, model.variants["deit_s16_fast_ade20k"], of_peer=False)
+    assert type(net.neck).__name__ == "MultiLevelNeck"
+    with torch.inference_mode():
+        assert net(torch.randn(1, 3, 64, 64)).shape[:2] == (1, 150)
+    backbone = cases.build(model, {}, of_peer=False, part="backbone")
+    assert isinstance(backbone.neck, torch.nn.Identity)
+
+
+def test_other_backbones_have_no_peer(repo):
+    (model,) = cases.config_models([str(repo / "configs/twins/twins_svt_s_hq_ade20k.py")])
+    with pytest.raises(cases.UsageError, match=r"no peer of .*: pass --no-peer"):
+        cases.build(model, {}, of_peer=True)

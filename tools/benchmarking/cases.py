@@ -48,8 +48,9 @@ class UsageError(UserError):
 class Model:
     """One architecture and the variants of it to compare.
 
-    ``backbone`` and ``head`` are config dicts, the backbone's without merging options; ``variants``
-    maps a label to those options; ``size`` is the (H, W) that the config trains at, if it says so.
+    ``backbone``, ``head`` and ``neck`` are config dicts, the backbone's without merging options;
+    ``variants`` maps a label to those options; ``size`` is the (H, W) that the config trains at, if
+    it says so.
     """
 
     name: str
@@ -58,21 +59,30 @@ class Model:
     scope: str = "mmseg"
     variants: dict[str, dict] = field(default_factory=dict)
     size: tuple[int, int] | None = None
+    neck: dict | None = None
 
 
 class Pipeline(nn.Module):
-    """Image resizing if any, backbone, then head up to logits or heatmaps if there is one."""
+    """Image resizing and neck if any, backbone, head up to logits or heatmaps if there is one."""
 
-    def __init__(self, name: str, backbone: nn.Module, head: nn.Module, resize: nn.Module):
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        head: nn.Module,
+        resize: nn.Module,
+        neck: nn.Module | None = None,
+    ):
         super().__init__()
         self.name = name
         self.resize = resize
         self.backbone = backbone
+        self.neck = neck or nn.Identity()
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 3, H, W]`` -> ``[B, classes, H / 4, W / 4]``, or the backbone's last stage."""
-        return self.head(self.backbone(self.resize(x)))
+        return self.head(self.neck(self.backbone(self.resize(x))))
 
 
 class _LastStage(nn.Module):
@@ -97,7 +107,8 @@ def config_models(paths: Sequence[str]) -> list[Model]:
         cfg = read_config(path)
         options = {k: v for k, v in cfg["model"]["backbone"].items() if k in _MERGING and v}
         new = _model(path.stem, cfg, {path.stem: options})
-        same = [m for m in models if (m.backbone, m.head) == (new.backbone, new.head)]
+        parts = (new.backbone, new.neck, new.head)
+        same = [m for m in models if (m.backbone, m.neck, m.head) == parts]
         if not same:
             models.append(new)
         elif path.stem in same[0].variants:
@@ -142,6 +153,7 @@ def _model(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
         cfg.get("default_scope") or "mmseg",
         variants,
         tuple(size) if size else None,
+        _for_one_process(model.get("neck")),
     )
 
 
@@ -166,6 +178,8 @@ def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pi
     """
     backbone, head = copy.deepcopy((model.backbone, model.head))
     if of_peer:
+        if not backbone["type"].endswith("MixVisionTransformer"):
+            raise UsageError(f"there is no peer of {model.name}'s backbone: pass --no-peer")
         backbone["type"] = "mmseg.MixVisionTransformer"
         head["type"] = _STOCK_HEADS.get(head["type"], head["type"])
     else:
@@ -175,6 +189,7 @@ def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pi
             warnings.simplefilter("ignore", UserWarning)  # about losses, which nobody computes
             body = MODELS.build(backbone)
             top = MODELS.build(head) if part == "model" else _LastStage()
+            neck = MODELS.build(model.neck) if model.neck and part == "model" else None
         resize = nn.Identity()
         if of_peer:
             peer.add_merging(body, options.get("tome_cfg"))
@@ -184,7 +199,7 @@ def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pi
                 resize = nn.Upsample(scale_factor=0.5)
     except Exception as error:
         raise UsageError(f"cannot build {model.name}: {_one_line(error)}") from error
-    return Pipeline(model.name, body, top, resize).eval()
+    return Pipeline(model.name, body, top, resize, neck).eval()
 
 
 def load_checkpoint(pipeline: Pipeline, path: str) -> None:
