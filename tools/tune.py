@@ -14,7 +14,7 @@ for real. --out gets
     journal.log  all that was measured: an interrupted search goes on when it is called again, and
                  another --target takes seconds
 
-A tuned config beside none, hq and fast on the config's labelled test data:
+A tuned config beside none and presets on the config's labelled test data:
 
     python tools/tune.py --config CONFIG --checkpoint MY.pth --check tuned.py --scale 1 2
 
@@ -63,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="loss to keep to, at the greatest speed-up: percent of pixels that change their "
         "class, with labels points of mIoU")  # fmt: skip
     what.add_argument("--check", nargs="+", type=Path, metavar="TUNED",
-        help="search nothing: compare tuned configs with none, hq and fast")  # fmt: skip
+        help="search nothing: compare tuned configs with none and presets")  # fmt: skip
     add("--images", type=Path, metavar="FOLDER", help="images to tune on, with or without labels")
     add("--labels", type=Path, metavar="FOLDER",
         help="labels of --images, named and coded as the config's data set has them")  # fmt: skip
@@ -222,7 +222,7 @@ def search(args: argparse.Namespace, cfg) -> str:
 
 
 def check(args: argparse.Namespace, cfg) -> str:
-    """Compare tuned configs with none, hq and fast; returns a table."""
+    """Compare tuned configs with none and presets; returns a table."""
     from tuning.check import COMPARED, compare, table
 
     tuned = []

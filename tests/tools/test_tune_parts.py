@@ -16,9 +16,10 @@ from tuning.choose import Goal, front
 from tuning.costs import StageTimes
 from tuning.images import split
 from tuning.search import Tried, open_study, spread
-from tuning.space import PRESET_NAMES, Choice, Space, tome_cfg
+from tuning.space import Choice, Space, tome_cfg
 
-from mmseg_tome.merging import parse_tome_cfg
+from mmseg_tome.merging import PRESETS, parse_tome_cfg
+from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models import MixVisionTransformer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,15 +46,19 @@ class Trial:
         return self.params[name]
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_plans_that_a_trial_can_suggest(space, name):
     plan = space.presets()[name]
     assert space.suggest(Trial(space.params(plan))) == plan
     found, expected = parse_tome_cfg(tome_cfg(plan)), parse_tome_cfg(name)
     assert [stage[:2] for stage in found] == [stage[:2] for stage in expected]
+    # Without merged keys nothing is proportional.
+    assert [stage.proportional for stage in found] == [
+        stage.proportional and stage.kv != Identity() for stage in expected
+    ]
     # Reuse beyond a stage's blocks is all of its blocks.
     for stage, wanted, blocks in zip(found, expected, (1, 1, 6, 1), strict=True):
-        assert stage.reuse == min(wanted.reuse, blocks) or stage.q.__class__.__name__ != "bsm"
+        assert stage.reuse == min(wanted.reuse, blocks)
 
 
 def test_ways_that_merge_nothing_on_small_grids_are_left_out(backbone):

@@ -1,4 +1,4 @@
-"""The proof of a tuned config: beside none, hq and fast on labelled images, timed in turns."""
+"""The proof of a tuned config: beside none and presets on labelled images, timed in turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeping.timing import time_settings
 
 from mmseg_tome.merging import PRESETS
 
-COMPARED = ("hq", "fast")
+COMPARED = ("hq", "fast", "hq-prop", "fast-prop")
 
 
 def compare(
@@ -30,7 +30,7 @@ def compare(
     limit: int | None = None,
     advance: Callable[[str], None] = lambda said: None,
 ) -> list[dict]:
-    """Evaluate and time no merging, the published presets and tuned settings.
+    """Evaluate and time no merging, presets and tuned settings.
 
     Args:
         cfg: The config whose test data is evaluated on.

@@ -1,9 +1,10 @@
 """What is searched: for each stage a way to merge queries, one for keys and values, and reuse.
 
-Ways have names such as `n2d-2x2` and `bsm-4x4-0.8`: strategy, cell, ratio. The list is short, as
-`tools/sweep.py` showed what is worth trying: queries merge at hardly any cost; keys and values are
-cheap in 2x2 cells; in 4x4 cells they cost most around ratio 0.8 and less where every source goes;
-8x8 cells are bad. Every preset without proportional attention is in the space.
+Ways have names such as `n2d-2x2` and `bsm-4x4-0.8-prop`: strategy, cell, ratio, and of keys and
+values whether attention is proportional. The list is short, as `tools/sweep.py` showed what is
+worth trying: queries merge at hardly any cost; keys and values are cheap in 2x2 cells; in 4x4 cells
+they cost most around ratio 0.8 and less where every source goes, and little with proportional
+attention; 8x8 cells are bad. Every preset is in the space.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ WAYS: dict[str, dict] = {
     "n2d-4x4": dict(mode="n2d", stride=(4, 4)),
     **{
         f"bsm-{side}x{side}-{ratio:g}": dict(mode="bsm", ratio=ratio, stride=(side, side))
-        for side, ratios in ((2, (0.3, 0.6, 0.75)), (4, (0.6, 0.8, 0.9, 0.9375)))
+        for side, ratios in ((2, (0.6, 0.75)), (4, (0.6, 0.8, 0.9, 0.9375)))
         for ratio in ratios
     },
 }
 """Each way's entry in a `tome_cfg`."""
 
+PROPORTIONAL = "-prop"
+"""Ends the name of a way to merge keys and values that counts each for all it stands for."""
+
+_KEYS = ("bsm-2x2-0.6", "bsm-2x2-0.75", "bsm-4x4-0.9", "bsm-4x4-0.9375")
 CANDIDATES = {
     "q": ("n2d-2x2", "n2d-4x4", "bsm-4x4-0.6", "bsm-4x4-0.8", "bsm-4x4-0.9", "bsm-4x4-0.9375"),
-    "kv": (
-        "n2d-2x2", "n2d-4x4", "bsm-2x2-0.3", "bsm-2x2-0.6", "bsm-2x2-0.75", "bsm-4x4-0.9",
-        "bsm-4x4-0.9375",
-    ),
-}  # fmt: skip
-"""The ways that are tried on each sequence."""
+    "kv": ("n2d-2x2", "n2d-4x4", *_KEYS, *(way + PROPORTIONAL for way in _KEYS)),
+}
+"""The ways that are tried on each sequence. Cells of `n2d` are all of a size: `-prop` is idle."""
 
 REUSES = (1, 2, 4, 8)
-PRESET_NAMES = tuple(name for name in PRESETS if not name.endswith("-prop"))
 
 
 class Choice(NamedTuple):
@@ -129,9 +130,9 @@ class Space:
     def presets(self) -> dict[str, Plan]:
         """Presets as plans; only for backbones with as many stages as presets have."""
         return {
-            name: tuple(self.tidy(i, _choice_of(stage)) for i, stage in enumerate(PRESETS[name]))
-            for name in PRESET_NAMES
-            if len(PRESETS[name]) == len(self.ways)
+            name: tuple(self.tidy(i, _choice_of(stage)) for i, stage in enumerate(stages))
+            for name, stages in PRESETS.items()
+            if len(stages) == len(self.ways)
         }
 
     def suggest(self, trial) -> Plan:
@@ -165,8 +166,9 @@ def setting(plan: Plan, name: str = "plan") -> Setting:
 def tome_cfg(plan: Plan) -> list[dict]:
     """A plan as configs say it."""
     return [
-        {s: WAYS[way] for s, way in zip(SEQUENCES, choice, strict=False) if way != PLAIN}
+        {s: _merger(way) for s, way in zip(SEQUENCES, choice, strict=False) if way != PLAIN}
         | ({"reuse": choice.reuse} if choice.reuse > 1 else {})
+        | ({"proportional": True} if choice.kv.endswith(PROPORTIONAL) else {})
         for choice in plan
     ]
 
@@ -177,17 +179,23 @@ def describe(plan: Plan) -> str:
 
 
 def _merges(way: str, sequence: str, grid: tuple[int, int]) -> bool:
-    (stage,) = parse_tome_cfg([{sequence: WAYS[way]}], 1)
+    (stage,) = parse_tome_cfg([{sequence: _merger(way)}], 1)
     return getattr(stage, sequence).num_slots(grid) < grid[0] * grid[1]
 
 
+def _merger(way: str) -> dict:
+    return WAYS[way.removesuffix(PROPORTIONAL)]
+
+
 def _choice_of(stage: dict) -> Choice:
-    names: dict[str, str] = {s: _name(stage[s]) if s in stage else PLAIN for s in SEQUENCES}
-    return Choice(**names, reuse=stage.get("reuse", 1))
+    q, kv = (_name(stage[s]) if s in stage else PLAIN for s in SEQUENCES)
+    if kv.startswith("bsm") and stage.get("proportional"):
+        kv += PROPORTIONAL
+    return Choice(q, kv, stage.get("reuse", 1))
 
 
-def _name(way: dict) -> str:
-    return next(name for name, known in WAYS.items() if known == way)
+def _name(merger: dict) -> str:
+    return next(name for name, known in WAYS.items() if known == merger)
 
 
 def as_plan(choices: Sequence[Sequence]) -> Plan:
