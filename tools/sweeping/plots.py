@@ -8,6 +8,7 @@ from .settings import NONE, Point, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+LEGEND = dict(fontsize=7, edgecolor="none", facecolor="white", framealpha=0.85)
 MARKERS = {
     "none": "o",
     "hq": "^",
@@ -91,7 +92,7 @@ def _draw_sweep(axis, placed: list[Point], known: dict, models: list[str], scale
     if not numeric:
         axis.set_xticks(range(len(values)), values)
         axis.margins(x=0.1)
-    axis.legend(frameon=False, fontsize=7, handlelength=3.5)
+    axis.legend(**LEGEND, handlelength=3.5)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -113,7 +114,7 @@ def tradeoff(entries: Sequence[dict]):
         for axis, batch in zip(row, batches, strict=True):
             _draw_tradeoff(axis, known, models, scale, batch)
         row[0].set_ylabel("mIoU (%)")
-    axes[0, 0].legend(frameon=False, fontsize=7)
+    axes[0, 0].legend(**LEGEND)
     hardware = sorted({t["device"] for e in shown for t in e["times"].values()})
     _legend_of_models(figure, models)
     figure.suptitle(
