@@ -1,0 +1,159 @@
+"""Time a Hugging Face SegFormer as it is and with merging applied to it, in turns.
+
+    python tools/benchmark_huggingface.py --model b0 --size 1024x1024
+    python tools/benchmark_huggingface.py --model nvidia/segformer-b0-finetuned-ade-512-512 \
+        --device cuda --dtype bfloat16 --batch 8
+
+`--model b0` to `b5` have random weights, on which times do not depend. Before anything is timed,
+the outputs of the model with fused attention and without merging are compared with its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import re
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+try:
+    import transformers
+    from benchmarking import measure
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mmseg_tome.engine import launch
+    from mmseg_tome.engine.device import read_device
+    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.huggingface import apply_merging
+except ImportError as missing:  # no transformers, or no mm stack
+    sys.exit(f"benchmark_huggingface.py: error: {missing}")
+
+DEPTHS = dict(
+    b0=(2, 2, 2, 2), b1=(2, 2, 2, 2), b2=(3, 4, 6, 3), b3=(3, 4, 18, 3), b4=(3, 8, 27, 3),
+    b5=(3, 6, 40, 3),
+)  # fmt: skip
+MAX_DIFFERENCE = dict(float32=1e-4, bfloat16=0.1, float16=0.1)
+"""Relative; beyond it the model with fused attention does not compute what it did."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", default="b0", help="b0 to b5, or a folder or name that transformers can load")
+    add("--size", default="1024x1024", metavar="HxW", help="height and width in pixels")
+    add("--presets", nargs="+", default=["none", "hq", "fast", "n2d"], help="tome_cfg to compare")
+    add("--batch", type=int, default=1)
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add("--dtype", default="float32", choices=MAX_DIFFERENCE)
+    add("--rounds", type=int, default=7)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare, time and print."""
+    args = parse_args(argv)
+    if min(args.rounds, args.batch) < 1:
+        raise UserError("--rounds and --batch must be at least 1")
+    device = read_device(args.device)
+    measure.make_current(device)
+    model = load(args.model).to(device, getattr(torch, args.dtype)).eval()
+    images = torch.randn(args.batch, 3, *parse_size(args.size)).to(model.device, model.dtype)
+    models = {"as it is": model} | {preset: merged(model, preset) for preset in args.presets}
+    check(model, merged(model, "none"), images, MAX_DIFFERENCE[args.dtype])
+    forwards = [forward_of(each, images) for each in models.values()]
+    for forward in forwards:
+        forward()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("timing", total=args.rounds * len(forwards))
+        samples = measure.time_in_turns(
+            forwards, args.rounds, device, on_sample=lambda: progress.advance(task)
+        )
+    print(report(dict(zip(models, samples, strict=True)), model, args))
+
+
+def load(name: str) -> nn.Module:
+    """A segmentor of transformers, of random weights if its name is that of a size."""
+    if name in DEPTHS:
+        wide = name != "b0"
+        config = transformers.SegformerConfig(
+            depths=list(DEPTHS[name]),
+            hidden_sizes=[64, 128, 320, 512] if wide else [32, 64, 160, 256],
+            decoder_hidden_size=768 if name > "b1" else 256,
+            num_labels=150,
+        )
+        return transformers.SegformerForSemanticSegmentation(config)
+    try:
+        return transformers.SegformerForSemanticSegmentation.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {name}: neither one of {', '.join(DEPTHS)}, nor could "
+            f"transformers load it: {reason}") from None  # fmt: skip
+
+
+def merged(model: nn.Module, preset: str) -> nn.Module:
+    """A copy that merges."""
+    return apply_merging(copy.deepcopy(model), None if preset == "none" else preset)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`HxW` as numbers."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
+        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def check(model: nn.Module, fused: nn.Module, images: torch.Tensor, allowed: float) -> None:
+    """Compare what no merging gives with the model as it was.
+
+    Raises:
+        UserError: They differ.
+    """
+    out, expected = (forward_of(each, images)() for each in (fused, model))
+    difference = measure.relative_difference(out, expected)
+    if not difference <= allowed:
+        raise UserError(f"without merging the outputs differ by {difference:.1e} from the model's")
+
+
+def forward_of(model: nn.Module, images: torch.Tensor) -> measure.Forward:
+    """One pass, to logits."""
+
+    @torch.inference_mode()
+    def forward() -> torch.Tensor:
+        return model(images).logits
+
+    return forward
+
+
+def report(samples: dict[str, list[float]], model: nn.Module, args: argparse.Namespace) -> str:
+    """A table, and what was measured with."""
+    found = {name: measure.summarise(values) for name, values in samples.items()}
+    base = found["as it is"]["median"]
+    lines = [f"{'':10}{'ms':>9}{'quartiles':>18}{'x as it is':>12}"]
+    for name, s in found.items():
+        quartiles = f"{s['q1']:.1f}-{s['q3']:.1f}"
+        lines.append(f"{name:10}{s['median']:9.1f}{quartiles:>18}{base / s['median']:11.2f}x")
+    attention = getattr(model.config, "_attn_implementation", None) or "its own"
+    gpu = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if gpu else "CPU"
+    lines.append(
+        f"{args.model}, batch {args.batch}, {args.size}, {args.dtype}, {device}: median of "
+        f"{args.rounds} interleaved rounds; attention as it is: {attention}"
+    )
+    lines.append(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{torch.get_num_threads()} threads, {platform.machine()}"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    launch.run(main)
