@@ -81,10 +81,14 @@ def load_from_local(filename: str, map_location=None) -> dict:
             "that runs code can do anything on this machine. Only if you trust its author, pass "
             f"{TRUST_FLAG} or set {TRUST_VARIABLE}=1"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except (OSError, RuntimeError, EOFError) as error:
         raise CheckpointError(
             f"{filename} is truncated or not a checkpoint: {_first_line(error)}"
         ) from None
+    except Exception:  # in bytes that are no pickle, an unpickler runs into anything
+        raise CheckpointError(f"{filename} is damaged, or not a checkpoint") from None
 
 
 def load_from_http(filename: str, map_location=None, model_dir: str | None = None) -> dict:
@@ -192,15 +196,15 @@ def _refused(error: Exception) -> str | None:
 
 def _foreign_globals(path: Path) -> list[str]:
     """Names that a file's pickle looks up outside torch and numpy, found without running it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            inner = [name for name in archive.namelist() if name.endswith("data.pkl")]
-            stream = io.BytesIO(b"".join(archive.read(name) for name in inner))
-    else:
-        stream = io.BytesIO(path.read_bytes())
     found: dict[str, None] = {}
     strings: list[str] = []  # a protocol-4 global is named by the last two strings
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                inner = [name for name in archive.namelist() if name.endswith("data.pkl")]
+                stream = io.BytesIO(b"".join(archive.read(name) for name in inner))
+        else:
+            stream = io.BytesIO(path.read_bytes())
         while True:  # old files hold several pickles, one after the other
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name == "GLOBAL":
@@ -209,7 +213,7 @@ def _foreign_globals(path: Path) -> list[str]:
                     found[".".join(strings[-2:])] = None
                 elif isinstance(argument, str):
                     strings.append(argument)
-    except ValueError:  # the end of the pickles
+    except (ValueError, zipfile.BadZipFile):  # the end of the pickles, or a damaged file
         pass
     known = ("torch", "numpy", "collections")
     return [name for name in found if name.partition(".")[0] not in known]

@@ -1,6 +1,7 @@
 """Checkpoints from strangers: what loads, and what is refused with which words."""
 
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,34 @@ def test_damaged_files_are_named(tmp_path, name):
     path.write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match=name):
         _load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_bytes_that_change_on_the_way_end_in_no_traceback(tmp_path, legacy):
+    random.seed(0)
+    path = tmp_path / "damaged.pth"
+    content = dict(state_dict={"w": torch.ones(3)}, meta={"name": "abc"})
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    whole, refusals = path.read_bytes(), []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[random.randrange(len(whole))] = random.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            checkpoint.load_from_local(str(path))  # some bytes do not matter
+        except CheckpointError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 20
+    assert all("damaged.pth" in said for said in refusals)
+
+
+@pytest.mark.parametrize("text", ["epoch,loss\n1,2\n", "not a checkpoint", "# notes", "{}", "1"])
+def test_a_text_is_not_a_checkpoint(tmp_path, text):
+    path = tmp_path / "notes.pth"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"notes\.pth is .*not a checkpoint") as caught:
+        _load_checkpoint(str(path))
+    assert not str(caught.value).endswith(tuple("0123456789"))  # of an opcode
 
 
 def test_a_plain_pickle_is_not_a_checkpoint(tmp_path):
