@@ -101,7 +101,11 @@ def write_figure(
         x = measured.get(t.plan, t.speedup)
         axis.plot([t.speedup, x], [t.loss, t.loss], "-", color=COLOURS[1], linewidth=0.8)
         axis.plot(x, t.loss, "s", color=COLOURS[1], markersize=6, zorder=3)
-        axis.annotate(names[t.plan], (x, t.loss), (5, 5), textcoords="offset points", fontsize=8)
+        name = names[t.plan]
+        below = "turbo" in name  # beside the preset without it
+        axis.annotate(
+            name, (x, t.loss), (5, -11 if below else 5), textcoords="offset points", fontsize=8
+        )
         placed.append(t)
     if placed:
         axis.plot([], [], "s", color=COLOURS[1], label="presets, measured")

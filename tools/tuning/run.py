@@ -148,7 +148,8 @@ def _measure(model, hw: tuple[int, int], options: Options) -> Callable[[list[Pla
 
     def measure(plans: list[Plan]) -> list[float]:
         settings = [NONE, *map(setting, plans)]
-        with progress_of("timings", len(settings) * (1 + options.rounds), every=10**9) as advance:
+        total = len(settings) * (1 + options.rounds)
+        with progress_of("timings", total, every=total // 4) as advance:
             found = time_settings(
                 model, settings, hw, options.time_batch, options.device, options.dtype,
                 options.rounds, lambda: advance(""),
