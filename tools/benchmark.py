@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -34,8 +33,8 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
-    from mmseg_tome.engine.device import read_device
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.inference import acceleration
     from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
@@ -86,14 +85,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", type=Path, default=Path("benchmark_output"), metavar="FOLDER")
     return parser.parse_args(argv)
-
-
-def read_sizes(texts: list[str]) -> list[tuple[int, int]]:
-    """``["512x1024"]`` -> ``[(512, 1024)]``, height first."""
-    for text in texts:
-        if not re.fullmatch(r"\d+x\d+", text):
-            raise UsageError(f"size {text!r} is not of the form HxW, such as 1024x2048")
-    return [tuple(map(int, text.split("x"))) for text in texts]
 
 
 def select_models(args: argparse.Namespace) -> list[cases.Model]:
@@ -172,7 +163,7 @@ def check_combinations(args: argparse.Namespace) -> None:
 
 def sizes_of(model: cases.Model, args: argparse.Namespace) -> list[tuple[int, int]]:
     """The (H, W) to run a model at."""
-    return read_sizes(args.size) if args.size else [model.size or (1024, 1024)]
+    return [read_size(text) for text in args.size or ()] or [model.size or (1024, 1024)]
 
 
 def initial_weights(model: cases.Model, args: argparse.Namespace) -> runner.Weights:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmseg_tome.engine import launch
+from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program
 from mmseg_tome.export.metadata import OUTPUT, Metadata
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
     onnx_file.check(args.opset)
-    size = parse_size(args.size)
+    size = read_size(args.size)
     if min(args.rounds, args.threads) < 1:
         raise UserError("--rounds and --threads must be at least 1")
     cfg = launch.read_config(args)
@@ -77,15 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs["torch", preset] = lambda network=network: run(network, images)
             runs["onnx", preset] = lambda exported=exported: exported(images.numpy())
         print(report(measure(runs, args.rounds, console), args))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`HxW` as numbers."""
-    try:
-        height, width = map(int, text.split("x"))
-    except ValueError:
-        raise UserError(f"--size {text} is not HxW, such as 1024x2048") from None
-    return height, width
 
 
 def build(cfg: Config, preset: str, size: tuple[int, int]) -> tuple[Network, Metadata]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
-import re
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ try:
     from rich.progress import Progress
 
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.device import read_device
+    from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.huggingface import apply_merging
 except ImportError as missing:  # no transformers, or no mm stack
@@ -37,6 +36,9 @@ DEPTHS = dict(
     b0=(2, 2, 2, 2), b1=(2, 2, 2, 2), b2=(3, 4, 6, 3), b3=(3, 4, 18, 3), b4=(3, 8, 27, 3),
     b5=(3, 6, 40, 3),
 )  # fmt: skip
+SMALLEST = 32
+"""Pixels of which the last stage makes one token."""
+
 MAX_DIFFERENCE = dict(float32=1e-4, bfloat16=0.1, float16=0.1)
 """Relative; beyond it the model with fused attention does not compute what it did."""
 
@@ -64,8 +66,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--rounds and --batch must be at least 1")
     device = read_device(args.device)
     measure.make_current(device)
+    size = read_size(args.size)
+    if min(size) < SMALLEST:
+        raise UserError(f"--size {args.size}: both sides must be at least {SMALLEST}")
     model = load(args.model).to(device, getattr(torch, args.dtype)).eval()
-    images = torch.randn(args.batch, 3, *parse_size(args.size)).to(model.device, model.dtype)
+    images = torch.randn(args.batch, 3, *size).to(model.device, model.dtype)
     models = {"as it is": model} | {preset: merged(model, preset) for preset in args.presets}
     check(model, merged(model, "none"), images, MAX_DIFFERENCE[args.dtype])
     forwards = [forward_of(each, images) for each in models.values()]
@@ -101,14 +106,6 @@ def load(name: str) -> nn.Module:
 def merged(model: nn.Module, preset: str) -> nn.Module:
     """A copy that merges."""
     return apply_merging(copy.deepcopy(model), None if preset == "none" else preset)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`HxW` as numbers."""
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
-        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
-    height, width = map(int, text.split("x"))
-    return height, width
 
 
 def check(model: nn.Module, fused: nn.Module, images: torch.Tensor, allowed: float) -> None:

@@ -15,7 +15,6 @@ Exit codes: 0; 2 if a mistake, which is named, or a difference kept the file fro
 
 import argparse
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 from rich.console import Console
 
 from mmseg_tome.engine import launch
+from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.metadata import Metadata, describe
@@ -176,10 +176,7 @@ def choose_size(text: str | None, cfg) -> tuple[int, int]:
         if known is None:
             raise UserError("the config names no size: give it with --size HxW")
         return tuple(known)
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
-        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
-    size = (int(match[1]), int(match[2]))
+    size = read_size(text)
     if launch.is_pose(cfg) and size != known:
         raise UserError(f"--size {text}: the config's codec is for {known[0]}x{known[1]}")
     return size

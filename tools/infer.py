@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import Progress  # no new requirement: mmengine has it
 
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.device import read_device
+from mmseg_tome.engine.arguments import read_device
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (

@@ -33,7 +33,7 @@ try:
     from sweeping.settings import SWEEPS, settings
 
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.device import read_device
+    from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it

@@ -38,7 +38,7 @@ try:
     from sweeping.settings import Setting
 
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.device import read_device
+    from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import DataError, UserError
     from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it

@@ -371,7 +371,7 @@ def test_a_peer_that_fails_does_not_take_the_run_along(tmp_path, monkeypatch, ti
         (["--models", "b6"], "unknown model 'b6'; allowed: b0, b1"),
         (["--size", "16x64"], "size 16x64 is too small for b0: sides must be at least 32"),
         (["--presets", "downsample", "--size", "48x64"], "b0 with downsampling: sides must be"),
-        (["--size", "64"], "size '64' is not of the form HxW"),
+        (["--size", "64"], "--size 64 is not HxW"),
         (["--device", "cuda:99"], "device 'cuda:99' was requested, but torch sees"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--configs", "missing.py"], "no config file at missing.py"),

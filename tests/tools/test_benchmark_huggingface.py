@@ -45,6 +45,7 @@ def test_every_preset_has_a_row_beside_the_model_as_it_is(tool):
     ("args", "expected"),
     [
         (["--size", "64"], "--size 64 is not HxW"),
+        (["--size", "16x64"], "--size 16x64: both sides must be at least 32"),
         (["--presets", "quick", "--size", "64x64"], "unknown preset 'quick'"),
         (["--model", "."], "--model .: neither one of b0, b1"),
         (["--rounds", "0"], "--rounds and --batch must be at least 1"),

@@ -1,4 +1,6 @@
-"""The device that a command line names."""
+"""Devices and sizes as command lines name them."""
+
+import re
 
 import torch
 
@@ -21,3 +23,15 @@ def read_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
     return device
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """`"1024x2048"` as height and width.
+
+    Raises:
+        UserError: It is not of that form, or a side is 0.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
+    return int(match[1]), int(match[2])

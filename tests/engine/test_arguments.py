@@ -1,7 +1,9 @@
+"""Devices and sizes as users write them."""
+
 import pytest
 import torch
 
-from mmseg_tome.engine.device import read_device
+from mmseg_tome.engine.arguments import read_device, read_size
 from mmseg_tome.engine.errors import UserError
 
 
@@ -20,3 +22,13 @@ def test_a_device_that_is_there():
 def test_a_device_that_is_not(name, message):
     with pytest.raises(UserError, match=message):
         read_device(name)
+
+
+def test_a_size_is_height_and_width():
+    assert read_size("1024x2048") == (1024, 2048)
+
+
+@pytest.mark.parametrize("text", ["64", "64x", "0x64", "64x64x3", "-1x64", "64 x 64", "6.4x64"])
+def test_anything_else_is_no_size(text):
+    with pytest.raises(UserError, match=f"--size {text} is not HxW, such as 1024x2048"):
+        read_size(text)
