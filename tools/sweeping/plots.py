@@ -8,7 +8,6 @@ from .settings import NONE, Point, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
-LEGEND = dict(fontsize=7, edgecolor="none", facecolor="white", framealpha=0.85)
 MARKERS = {
     "none": "o",
     "hq": "^",
@@ -57,6 +56,11 @@ def curves(entries: Sequence[dict]):
             axis.set_xlabel(AXES[sweep])
             axis.set_title(f"{sweep}, x{scale:g}", fontsize=9)
         row[0].set_ylabel("mIoU, difference from none")
+    for axis in axes[-1]:  # below the panels: within, they would hide curves
+        axis.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=7,
+            handlelength=3.5, columnspacing=1.2,
+        )  # fmt: skip
     _legend_of_models(figure, models)
     return figure
 
@@ -92,7 +96,6 @@ def _draw_sweep(axis, placed: list[Point], known: dict, models: list[str], scale
     if not numeric:
         axis.set_xticks(range(len(values)), values)
         axis.margins(x=0.1)
-    axis.legend(**LEGEND, handlelength=3.5)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -114,7 +117,7 @@ def tradeoff(entries: Sequence[dict]):
         for axis, batch in zip(row, batches, strict=True):
             _draw_tradeoff(axis, known, models, scale, batch)
         row[0].set_ylabel("mIoU (%)")
-    axes[0, 0].legend(**LEGEND)
+    axes[0, 0].legend(frameon=False, fontsize=7)
     hardware = sorted({t["device"] for e in shown for t in e["times"].values()})
     _legend_of_models(figure, models)
     figure.suptitle(

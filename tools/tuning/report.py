@@ -102,10 +102,11 @@ def write_figure(
         axis.plot([t.speedup, x], [t.loss, t.loss], "-", color=COLOURS[1], linewidth=0.8)
         axis.plot(x, t.loss, "s", color=COLOURS[1], markersize=6, zorder=3)
         name = names[t.plan]
-        below = "turbo" in name  # beside the preset without it
+        left, below = name.endswith("-prop"), "turbo" in name  # four that are near each other
         axis.annotate(
-            name, (x, t.loss), (5, -11 if below else 5), textcoords="offset points", fontsize=8
-        )
+            name, (x, t.loss), (-5 if left else 5, -11 if below else 5), fontsize=8,
+            textcoords="offset points", horizontalalignment="right" if left else "left",
+        )  # fmt: skip
         placed.append(t)
     if placed:
         axis.plot([], [], "s", color=COLOURS[1], label="presets, measured")
