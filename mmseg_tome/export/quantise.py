@@ -31,18 +31,20 @@ def quantise(
     from onnxruntime import quantization
 
     types = ["MatMul", "Gemm"] if images is None else ["Conv", "MatMul", "Gemm"]
-    options = dict(
-        per_channel=True,
-        op_types_to_quantize=types,
-        nodes_to_exclude=_without_weights(source, types),
-    )
+    folded = target.with_name(f".folded{target.name}")
     logging.getLogger().addFilter(_without_advice)
     try:
+        _fold(source, folded)
+        options = dict(
+            per_channel=True,
+            op_types_to_quantize=types,
+            nodes_to_exclude=_without_weights(folded, types),
+        )
         if images is None:
-            quantization.quantize_dynamic(source, target, **options)
+            quantization.quantize_dynamic(folded, target, **options)
         else:
             quantization.quantize_static(
-                source,
+                folded,
                 target,
                 _Reader(images),
                 quant_format=quantization.QuantFormat.QDQ,
@@ -52,9 +54,29 @@ def quantise(
             )
     finally:
         logging.getLogger().removeFilter(_without_advice)
+        folded.unlink(missing_ok=True)
     model = onnx.load(target)
+    _name_used_operators(model)
     onnx.helper.set_model_props(model, metadata.to_strings())
     onnx.save(model, target)
+
+
+def _fold(source: Path, folded: Path) -> None:
+    """Write a file whose constants are computed: slices of a weight become weights, norms go."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+
+
+def _name_used_operators(model) -> None:
+    """Take out the operator sets of ONNX Runtime's own that no node is of."""
+    used = {node.domain for node in model.graph.node}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
 class _Reader:
