@@ -33,9 +33,9 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
-    from mmseg_tome.engine.errors import UserError
     from mmseg_tome.inference import acceleration
     from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
 except ImportError as missing:  # no mm stack, or two of them
@@ -127,9 +127,9 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
         raise UsageError("--autocast needs --dtype bfloat16 or float16")
     check_combinations(args)
     for model in models:
-        # Of other backbones, building says what is wrong: a stage is not the same thing there.
-        segformer = model.backbone["type"].endswith("MixVisionTransformer")
-        for variant, options in model.variants.items() if segformer else ():
+        if not model.is_segformer:  # building says what is wrong: a stage is something else there
+            continue
+        for variant, options in model.variants.items():
             try:
                 parse_tome_cfg(options.get("tome_cfg"), model.backbone.get("num_stages", 4))
             except TomeConfigError as error:
@@ -185,16 +185,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when everything was measured and agrees, 1 when not, 2 for a usage error."""
     args = parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
+
+    def measured() -> int:
         models = select_models(args)
         check_usage(args, models)
         return run(args, models, console)
-    except UserError as error:
-        print(f"benchmark.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("benchmark.py: interrupted; cases finished so far are in the JSON", file=sys.stderr)
-        return 130
+
+    return launch.exit_code("benchmark.py", measured, "cases finished so far are in the JSON")
 
 
 def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -> int:

@@ -22,8 +22,8 @@ from torch import nn
 try:
     import transformers
     from benchmarking import measure
-    from rich.console import Console
-    from rich.progress import Progress
+    from benchmarking.cases import NAMES, preset_model
+    from sweeping.progress import progress_of
 
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device, read_size
@@ -32,10 +32,6 @@ try:
 except ImportError as missing:  # no transformers, or no mm stack
     sys.exit(f"benchmark_huggingface.py: error: {missing}")
 
-DEPTHS = dict(
-    b0=(2, 2, 2, 2), b1=(2, 2, 2, 2), b2=(3, 4, 6, 3), b3=(3, 4, 18, 3), b4=(3, 8, 27, 3),
-    b5=(3, 6, 40, 3),
-)  # fmt: skip
 SMALLEST = 32
 """Pixels of which the last stage makes one token."""
 
@@ -76,21 +72,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     forwards = [forward_of(each, images) for each in models.values()]
     for forward in forwards:
         forward()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("timing", total=args.rounds * len(forwards))
+    with progress_of("timings", args.rounds * len(forwards), every=len(forwards)) as advance:
         samples = measure.time_in_turns(
-            forwards, args.rounds, device, on_sample=lambda: progress.advance(task)
+            forwards, args.rounds, device, on_sample=lambda: advance("")
         )
     print(report(dict(zip(models, samples, strict=True)), model, args))
 
 
 def load(name: str) -> nn.Module:
     """A segmentor of transformers, of random weights if its name is that of a size."""
-    if name in DEPTHS:
-        wide = name != "b0"
+    if name in NAMES:
+        ours = preset_model(name, ["none"])
         config = transformers.SegformerConfig(
-            depths=list(DEPTHS[name]),
-            hidden_sizes=[64, 128, 320, 512] if wide else [32, 64, 160, 256],
+            depths=ours.backbone["num_layers"],
+            hidden_sizes=ours.head["in_channels"],
             decoder_hidden_size=768 if name > "b1" else 256,
             num_labels=150,
         )
@@ -99,7 +94,7 @@ def load(name: str) -> nn.Module:
         return transformers.SegformerForSemanticSegmentation.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--model {name}: neither one of {', '.join(DEPTHS)}, nor could "
+        raise UserError(f"--model {name}: neither one of {', '.join(NAMES)}, nor could "
             f"transformers load it: {reason}") from None  # fmt: skip
 
 

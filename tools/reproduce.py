@@ -29,6 +29,7 @@ try:
     from reproducing.plan import Row, Settings
     from reproducing.tables import TABLES, Table
 
+    from mmseg_tome.engine import launch
     from mmseg_tome.engine.checkpoint import TRUST_FLAG
     from mmseg_tome.engine.errors import UserError
 except ImportError as missing:  # no mm stack, or two of them
@@ -73,25 +74,25 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns its exit code."""
     args = parse_args(argv)
+    return launch.exit_code(
+        "reproduce.py", lambda: reproduce(args), "the same command goes on from here"
+    )
+
+
+def reproduce(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
     table = TABLES[args.table]
-    try:
-        settings = settings_of(args, table)
-        rows = plan.make(table, settings)
-        chosen = choose_rows(args.rows, rows)
-        check_benchmark_options(settings, rows[0])
-        steps = ("train", "test", "speed") if args.speed else ("train", "test")
-        if args.dry_run:
-            print(preview.text(table, settings, chosen, steps))
-            return 0
-        check(chosen, steps)
-        with running.interruptible():
-            return run(table, settings, rows, chosen, steps, args.keep_going)
-    except UserError as error:
-        print(f"reproduce.py: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("reproduce.py: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    settings = settings_of(args, table)
+    rows = plan.make(table, settings)
+    chosen = choose_rows(args.rows, rows)
+    check_benchmark_options(settings, rows[0])
+    steps = ("train", "test", "speed") if args.speed else ("train", "test")
+    if args.dry_run:
+        print(preview.text(table, settings, chosen, steps))
+        return 0
+    check(chosen, steps)
+    with running.interruptible():
+        return run(table, settings, rows, chosen, steps, args.keep_going)
 
 
 def choose_device(args: argparse.Namespace) -> str:

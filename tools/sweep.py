@@ -35,7 +35,6 @@ try:
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import UserError
-    from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"sweep.py: error: {missing}")
 
@@ -86,14 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when all is done, 2 for a mistake of its user, 130 if interrupted."""
     args = parse_args(argv)
     cv2.setNumThreads(0)  # on maps this small, threads of its own cost more than they gain
-    try:
-        return run(args)
-    except (UserError, ModelInputError) as error:
-        print(f"sweep.py: error: {error}", file=sys.stderr)
-        return launch.EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("sweep.py: interrupted; call it again to go on", file=sys.stderr)
-        return 130
+    return launch.exit_code("sweep.py", lambda: run(args), "call it again to go on")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,7 +40,6 @@ try:
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import DataError, UserError
-    from mmseg_tome.models.errors import ModelInputError
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
 
@@ -101,17 +100,15 @@ def speedup(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Run the tool; 0 when all is done, 2 for a mistake of its user, 130 if interrupted."""
     args = parse_args(argv)
-    try:
-        check_usage(args)
-        cfg = read_config(args)
-        print(check(args, cfg) if args.check else search(args, cfg))
-        return 0
-    except (UserError, ModelInputError) as error:
-        print(f"tune.py: error: {error}", file=sys.stderr)
-        return launch.EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("tune.py: interrupted; call it again to go on", file=sys.stderr)
-        return 130
+    return launch.exit_code("tune.py", lambda: run(args), "call it again to go on")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    check_usage(args)
+    cfg = read_config(args)
+    print(check(args, cfg) if args.check else search(args, cfg))
+    return 0
 
 
 def check_usage(args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from mmseg_tome.models.errors import ModelInputError
 
 OURS = "mmseg_tome."
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +173,27 @@ def run(main: Callable[[], None]) -> None:
         if dist.is_initialized():
             gc.collect()
             dist.destroy_process_group()
+
+
+def exit_code(tool: str, work: Callable[[], int], when_interrupted: str) -> int:
+    """Do the work of a long-running tool; a mistake or an interruption ends in one line.
+
+    Args:
+        tool: Its file's name, which begins the line.
+        work: Returns the exit code.
+        when_interrupted: What an interrupted user should know.
+
+    Returns:
+        That of `work`, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`.
+    """
+    try:
+        return work()
+    except (UserError, ModelInputError) as error:
+        print(f"{tool}: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted; {when_interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def check_checkpoint(path: str | None) -> None:

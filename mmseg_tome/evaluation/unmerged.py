@@ -42,7 +42,7 @@ def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     kinds = (MixVisionTransformer, MergingBackbone)
     backbones = [module for module in model.modules() if isinstance(module, kinds)]
     strategies = [merger.strategy for merger in mergers]
-    autos = [getattr(backbone, "auto", None) for backbone in backbones]
+    autos = [backbone.auto for backbone in backbones]
     forwards = [backbone.__dict__.get("forward") for backbone in backbones]
     try:
         for merger in mergers:

@@ -41,6 +41,9 @@ class MergingBackbone:
     attention: type[StockAttention]
     """What its attention modules become."""
 
+    auto = None
+    """It cannot choose by time where to merge, as `MixVisionTransformer.auto` does."""
+
     def __init__(self, *args, tome_cfg: str | Sequence | Mapping | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         merging = self.read_tome_cfg(tome_cfg)

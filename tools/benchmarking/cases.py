@@ -61,6 +61,11 @@ class Model:
     size: tuple[int, int] | None = None
     neck: dict | None = None
 
+    @property
+    def is_segformer(self) -> bool:
+        """Whether its backbone is SegFormer's, which alone has a peer."""
+        return self.backbone["type"].endswith("MixVisionTransformer")
+
 
 class Pipeline(nn.Module):
     """Image resizing and neck if any, backbone, head up to logits or heatmaps if there is one."""
@@ -178,7 +183,7 @@ def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pi
     """
     backbone, head = copy.deepcopy((model.backbone, model.head))
     if of_peer:
-        if not backbone["type"].endswith("MixVisionTransformer"):
+        if not model.is_segformer:
             raise UsageError(f"there is no peer of {model.name}'s backbone: pass --no-peer")
         backbone["type"] = "mmseg.MixVisionTransformer"
         head["type"] = _STOCK_HEADS.get(head["type"], head["type"])

@@ -49,7 +49,7 @@ class FolderImages(Samples):
             super().__init__(list(pool.map(read, chosen_images(len(paths), limit))))
 
 
-def labelled(cfg: Config, images: Path, labels: Path | None, scale: float | None, **options):
+def labelled(cfg: Config, images: Path, labels: Path, scale: float | None, **options) -> Images:
     """Images of a folder with their labels, named and read as by the config's test data set.
 
     Args:
