@@ -5,9 +5,12 @@ import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +53,55 @@ def camvid_options(camvid) -> list[str]:
         "default_hooks.logger.interval=1",
         "randomness.seed=1",
     ]
+
+
+TINY_SEGMENTOR = """
+_base_ = {base!r}
+model = dict(
+    backbone=dict(embed_dims=8, num_layers=[1, 1, 2, 1]),
+    decode_head=dict(in_channels=[8, 16, 40, 64], channels=16),
+)
+test_dataloader = dict(dataset=dict(data_root={data!r}))
+"""
+
+
+@pytest.fixture(scope="session")
+def write_segmentor(repo) -> Callable[..., Path]:
+    """Write a tiny segmentor's config `tiny.py`, 96x128 test images in `data`, checkpoints `0.pth`.
+
+    Images are blocks with noise. Weights are as large as trained ones: predictions differ by pixel.
+    """
+
+    def write(place: Path, preset: str, names: str, seeds: int = 1) -> Path:
+        import cv2
+        from mmengine.config import Config
+        from mmengine.model import revert_sync_batchnorm
+        from mmengine.registry import init_default_scope
+        from mmseg.registry import MODELS
+
+        generator = np.random.default_rng(0)
+        for kind in ("images", "labels"):
+            (place / "data" / kind / "val").mkdir(parents=True)
+        for name in names:
+            label = np.kron(generator.choice([0, 2, 3, 8, 255], (6, 8)), np.ones((16, 16)))
+            image = label[..., None] * 20 + generator.integers(0, 40, (*label.shape, 3))
+            cv2.imwrite(str(place / "data/labels/val" / f"{name}.png"), label.astype(np.uint8))
+            cv2.imwrite(str(place / "data/images/val" / f"{name}.png"), image.astype(np.uint8))
+        base = str(repo / f"configs/camvid/segformerpp_b0_{preset}_camvid_480x360.py")
+        config = TINY_SEGMENTOR.format(base=base, data=str(place / "data"))
+        (place / "tiny.py").write_text(config)
+        init_default_scope("mmseg")
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            cfg = Config.fromfile(place / "tiny.py")
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    torch.nn.init.normal_(parameter, std=0.3)
+            torch.save(dict(state_dict=model.state_dict()), place / f"{seed}.pth")
+        return place
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -30,53 +29,16 @@ SIZE = (96, 128)
 HQ = Setting("hq", PRESETS["hq"])
 FAST_TURBO = Setting("fast-turbo", PRESETS["fast-turbo"])
 HALF = Setting("downsample", down_sample=True)
-CONFIG = """
-_base_ = {base!r}
-model = dict(
-    backbone=dict(embed_dims=8, num_layers=[1, 1, 2, 1]),
-    decode_head=dict(in_channels=[8, 16, 40, 64], channels=16),
-)
-test_dataloader = dict(dataset=dict(data_root={data!r}))
-"""
 
 
 @pytest.fixture(scope="module")
-def place(repo, tmp_path_factory) -> Path:
+def place(write_segmentor, tmp_path_factory) -> Path:
     """A folder with a config, two checkpoints of it and three images of blocks with noise."""
-    place = tmp_path_factory.mktemp("sweep")
-    generator = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (place / "data" / kind / "val").mkdir(parents=True)
-    for name in "abc":
-        label = np.kron(generator.choice([0, 2, 3, 8, 255], (6, 8)), np.ones((16, 16)))
-        image = label[..., None] * 20 + generator.integers(0, 40, (*SIZE, 3))
-        cv2.imwrite(str(place / "data/labels/val" / f"{name}.png"), label.astype(np.uint8))
-        cv2.imwrite(str(place / "data/images/val" / f"{name}.png"), image.astype(np.uint8))
-    base = str(repo / "configs/camvid/segformerpp_b0_none_camvid_480x360.py")
-    data = str(place / "data")
-    (place / "tiny.py").write_text(CONFIG.format(base=base, data=data))
-    for seed in range(2):
-        torch.manual_seed(seed)
-        torch.save(dict(state_dict=built(config_of(place)).state_dict()), place / f"{seed}.pth")
-    return place
+    return write_segmentor(tmp_path_factory.mktemp("sweep"), "none", "abc", seeds=2)
 
 
 def config_of(place: Path) -> Config:
     return Config.fromfile(place / "tiny.py")
-
-
-def built(cfg: Config):
-    """The config's model, its weights as large as trained ones: predictions differ by pixel."""
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
-    init_default_scope("mmseg")
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

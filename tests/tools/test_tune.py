@@ -5,9 +5,7 @@ import sys
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("mmseg")
 pytest.importorskip("optuna")
@@ -24,43 +22,11 @@ from mmseg_tome.merging import parse_tome_cfg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIZE = (96, 128)
-CONFIG = """
-_base_ = {base!r}
-model = dict(
-    backbone=dict(embed_dims=8, num_layers=[1, 1, 2, 1]),
-    decode_head=dict(in_channels=[8, 16, 40, 64], channels=16),
-)
-test_dataloader = dict(dataset=dict(data_root={data!r}))
-"""
-
 
 @pytest.fixture(scope="module")
-def place(repo, tmp_path_factory) -> Path:
+def place(write_segmentor, tmp_path_factory) -> Path:
     """A folder with a config, a checkpoint of it and six images of blocks with noise."""
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import init_default_scope
-    from mmseg.registry import MODELS
-
-    place = tmp_path_factory.mktemp("tune")
-    generator = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (place / "data" / kind / "val").mkdir(parents=True)
-    for name in "abcdef":
-        label = np.kron(generator.choice([0, 2, 3, 8, 255], (6, 8)), np.ones((16, 16)))
-        image = label[..., None] * 20 + generator.integers(0, 40, (*SIZE, 3))
-        cv2.imwrite(str(place / "data/labels/val" / f"{name}.png"), label.astype(np.uint8))
-        cv2.imwrite(str(place / "data/images/val" / f"{name}.png"), image.astype(np.uint8))
-    base = str(repo / "configs/camvid/segformerpp_b0_hq_camvid_480x360.py")
-    (place / "tiny.py").write_text(CONFIG.format(base=base, data=str(place / "data")))
-    init_default_scope("mmseg")
-    torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(Config.fromfile(place / "tiny.py").model))
-    for parameter in model.parameters():
-        if parameter.ndim > 1:  # as large as trained ones: predictions differ by pixel
-            torch.nn.init.normal_(parameter, std=0.3)
-    torch.save(dict(state_dict=model.state_dict()), place / "0.pth")
-    return place
+    return write_segmentor(tmp_path_factory.mktemp("tune"), "hq", "abcdef")
 
 
 @pytest.fixture
