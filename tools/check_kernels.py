@@ -19,6 +19,7 @@ import time
 import torch
 from kernel_checks.block import Block
 from kernel_checks.compiling import compile_for
+from kernel_checks.labels import Labels
 from kernel_checks.merger import Merger
 from kernel_checks.problem import Case, Problem
 
@@ -27,7 +28,7 @@ from mmseg_tome import ops
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Relative to the norm of the reference. Interpreted float32 may be rounded to half by truncation.
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
-PROBLEMS = (Merger, Block)
+PROBLEMS = (Merger, Block, Labels)
 
 
 def as_tuple(result) -> tuple:

@@ -1,9 +1,10 @@
 """The operations on tokens that have a fast path, on plain tensors.
 
 This is the one place that chooses an implementation, by `backend.use_triton`: the functions of
-`matching`, `assignment` and `segment`, which merging needs, and of `normalization`, `depthwise` and
-`resizing`, which the rest of a model needs, in torch; or the Triton kernels in the files beside
-them. Both give the same results to rounding; the kernels' are the same bits on every run.
+`matching`, `assignment` and `segment`, which merging needs, and of `normalization`, `depthwise`,
+`resizing` and `labelling`, which the rest of a model needs, in torch; or the Triton kernels in the
+files beside them. Both give the same results to rounding; the kernels' are the same bits on every
+run.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from mmseg_tome.ops import (
     assignment,
     backend,
     depthwise,
+    labelling,
     matching,
     normalization,
     resizing,
     segment,
 )
 from mmseg_tome.ops.backend import BackendError, get_backend, set_backend, use_triton
+from mmseg_tome.ops.labelling import Windows
 from mmseg_tome.ops.segment import SegmentOrder
 
 if backend.HAVE_OPERATORS:
@@ -29,6 +32,7 @@ if backend.HAVE_OPERATORS:
 __all__ = [
     "BackendError",
     "SegmentOrder",
+    "Windows",
     "add_layer_norm",
     "add_resized",
     "assign",
@@ -36,6 +40,7 @@ __all__ = [
     "gather_segments",
     "gather_segments_add",
     "get_backend",
+    "label_map",
     "layer_norm",
     "match",
     "segment_mean",
@@ -209,6 +214,33 @@ def add_resized(x: Tensor, maps: Sequence[Tensor], relu: bool) -> Tensor:
     if torch.is_grad_enabled() or not use_triton(x, *maps):
         return resizing.add_resized(x, maps, relu)
     return layer_operators.add_resized(x, maps, relu)
+
+
+def label_map(
+    logits: Tensor,
+    windows: Windows,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """The class of each pixel from logits of windows, see `labelling.label_map`; no gradient.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    logits = logits.detach()
+    number = windows.grid[0] * windows.grid[1]
+    if logits.ndim != 4 or logits.shape[0] % number or not logits.shape[1]:
+        raise ValueError(f"logits {tuple(logits.shape)} are not those of {number} windows an image")
+    left, right, top, bottom = padding
+    cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
+    if min(padding) < 0 or min(cut) < 1:
+        raise ValueError(f"a padding of {tuple(padding)} does not fit an image of {windows.hw}")
+    size = tuple(map(int, size or cut))
+    if not use_triton(logits):
+        return labelling.label_map(logits, windows, padding, size)
+    return layer_operators.label_map(
+        logits, windows.hw, windows.crop, windows.stride, padding, size
+    )
 
 
 def _check_map(slot: Tensor, x: Tensor, tokens: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from mmseg_tome.ops.labelling import Windows
 from mmseg_tome.ops.library import operator
 from mmseg_tome.ops.operators import reduce, segment_order
 
@@ -138,3 +139,19 @@ def add_resized(x, maps, relu):
     from mmseg_tome.ops import resizing_triton
 
     return resizing_triton.add_resized(x, maps, relu)
+
+
+def _label_map_shape(logits, hw, crop, stride, padding, size):
+    rows, cols = Windows(hw, crop, stride).grid
+    return logits.new_empty((logits.shape[0] // (rows * cols), *size), dtype=torch.int64)
+
+
+@operator(
+    "label_map(Tensor logits, int[] hw, int[] crop, int[] stride, int[] padding, int[] size)"
+    " -> Tensor",
+    _label_map_shape,
+)
+def label_map(logits, hw, crop, stride, padding, size):
+    from mmseg_tome.ops import labelling_triton
+
+    return labelling_triton.label_map(logits, Windows(hw, crop, stride), padding, tuple(size))

@@ -17,6 +17,7 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
     from mmseg_tome.ops import (
         assignment_triton,
         depthwise_triton,
+        labelling_triton,
         launching,
         matching_triton,
         normalization_triton,
@@ -69,6 +70,9 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
             image = torch.empty(batch, channels, 8, 8, dtype=dtype, device="meta")
             for count in range(4):
                 resizing_triton.add_resized(image, [image[:, :, :4, :4]] * count, count == 3)
+            for size in ((32, 32), (40, 50)):
+                whole = labelling_triton.Windows.whole((32, 32))
+                labelling_triton.label_map(image, whole, (0, 0, 0, 0), size)
     for kernel, variants in sorted(shared_memory.items()):
         most = max(variants.values())
         print(f"{kernel:22}{len(variants):4} variants, at most {most:6} bytes of shared memory")
