@@ -28,7 +28,7 @@ def to_rgb(image: Tensor, preprocessor: nn.Module | None) -> np.ndarray:
             mean, std = (getattr(preprocessor, name).float().cpu() for name in ("mean", "std"))
             image = image * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
         # The official mmseg has its own name for what mmengine, mmpose and the other mmseg share.
-        names = ("_channel_conversion", "channel_conversion")
+        names = ("_channel_conversion", "channel_conversion", "flips_channels")
         if not any(getattr(preprocessor, name, False) for name in names):
             image = image.flip(0)
     return np.ascontiguousarray(image.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
