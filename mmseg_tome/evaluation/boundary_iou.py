@@ -49,6 +49,8 @@ class BoundaryIoUMetric(BaseMetric):
             set lacks, or images without label.
     """
 
+    reads_labels_only = True
+
     def __init__(
         self,
         dilation_ratio: float = 0.02,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from mmseg.evaluation import IoUMetric
 
+from mmseg_tome.evaluation.iou import IoUMetric
 from mmseg_tome.registry import METRICS
 
 THIN_CLASSES = (
@@ -38,6 +38,8 @@ class GroupedIoUMetric(IoUMetric):
         ValueError: A group is empty or names a class that the data set does not have (raised with
             the first batch).
     """
+
+    reads_labels_only = True
 
     def __init__(self, *args, groups: Mapping[str, Sequence[str]] | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)

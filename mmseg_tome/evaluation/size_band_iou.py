@@ -70,6 +70,8 @@ class SizeBandIoUMetric(BaseMetric):
         FileNotFoundError: An image lacks its file with instance ids.
     """
 
+    reads_labels_only = True
+
     def __init__(
         self,
         bands: Mapping[str, Sequence[float | None]] = COCO_BANDS,
