@@ -1,39 +1,89 @@
-"""One switch that makes a test fast."""
+"""What makes a test, and the validations of a training, fast on a GPU."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.logging import print_log
+from mmengine.runner import BaseLoop, Runner
 
-from mmseg_tome.inference.acceleration import MAX_SHAPES, accelerate
+from mmseg_tome.engine.wanted_logits import wants_logits
 from mmseg_tome.registry import HOOKS
+from mmseg_tome.runtime.acceleration import Acceleration, accelerate, check_launch, unwrap
+from mmseg_tome.runtime.graphs import MAX_SHAPES
 
 
 @HOOKS.register_module()
 class FastInferenceHook(Hook):
-    """Run the network of a test by CUDA graphs, and in half precision if that is wanted.
+    """Run the network of tests and validations by CUDA graphs, in half precision if that is wanted.
 
-    Our configs have it switched off: `--cfg-options custom_hooks.2.enabled=True`, and for half
-    precision `custom_hooks.2.dtype=bfloat16`. Training and its validations are left alone.
+    Our configs have it as `default_hooks.fast_inference`. Results stay as they are, but for half
+    precision. Where a test needs the class of each pixel alone, the scores are never made at full
+    size. One line of the log says what runs how. After the test everything is as before.
 
     Args:
-        enabled: The switch.
-        dtype: "float16" or "bfloat16"; None keeps the outputs equal.
-        graphs: Capture CUDA graphs, where there is a GPU.
+        launch: "auto", "graphs" or "eager", see `accelerate`.
+        dtype: "float16" or "bfloat16" for half precision in tests; validations within a training
+            keep the data type of the weights.
         max_shapes: Input shapes whose graphs are kept.
+        enabled: False leaves everything as it is without this hook.
+        graphs: Deprecated: False is `launch="eager"`.
     """
 
     def __init__(
         self,
-        enabled: bool = True,
+        launch: str = "auto",
         dtype: str | None = None,
-        graphs: bool = True,
         max_shapes: int = MAX_SHAPES,
+        enabled: bool = True,
+        graphs: bool = True,
     ):
+        check_launch(launch)
+        self.launch = launch if graphs else "eager"
+        self.dtype = dtype
+        self.max_shapes = max_shapes
         self.enabled = enabled
-        self.options = dict(dtype=dtype, graphs=graphs, max_shapes=max_shapes)
+        self._acceleration: Acceleration | None = None
+        self._attributes: list[tuple] = []
 
     def before_test(self, runner: Runner) -> None:
         """Accelerate the model, once its weights are loaded."""
-        if self.enabled:
-            wrapped = is_model_wrapper(runner.model)
-            accelerate(runner.model.module if wrapped else runner.model, **self.options)
+        self._start(runner, "test", self.dtype)
+
+    def before_val(self, runner: Runner) -> None:
+        """Accelerate the model for one validation."""
+        within_training = isinstance(runner._train_loop, BaseLoop)
+        self._start(runner, "validation", None if within_training else self.dtype)
+
+    def after_test(self, runner: Runner) -> None:
+        """Let the model run as before."""
+        self._stop()
+
+    def after_val(self, runner: Runner) -> None:
+        """Let the model run as before: a training goes on."""
+        self._stop()
+
+    def _start(self, runner: Runner, what: str, dtype: str | None) -> None:
+        self._stop()
+        network = unwrap(runner.model)
+        if not self.enabled or not hasattr(network, "backbone"):
+            return
+        options = dict(dtype=dtype, launch=self.launch, max_shapes=self.max_shapes)
+        self._acceleration = accelerate(network, **options)
+        notes = [f"{what}: {self._acceleration.summary}"]
+        if next(network.parameters()).is_cuda:
+            # Copies from pinned memory need not be waited for.
+            self._set(network.data_preprocessor, "_non_blocking", True)
+            if hasattr(network, "labels_only"):
+                reason = wants_logits(runner)
+                self._set(network, "labels_only", reason is None)
+                notes.append(f"scores at full size for {reason}" if reason else "labels alone")
+        print_log("; ".join(notes), "current")
+
+    def _set(self, owner, name: str, value) -> None:
+        self._attributes.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, value)
+
+    def _stop(self) -> None:
+        while self._attributes:
+            setattr(*self._attributes.pop())
+        if self._acceleration is not None:
+            self._acceleration.restore()
+            self._acceleration = None

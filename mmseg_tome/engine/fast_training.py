@@ -1,120 +1,69 @@
-"""One switch that makes training fast where Python is what it waits for."""
+"""What makes training fast where Python is what it waits for."""
 
-from collections.abc import Callable
-
-import torch
-from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
-from mmseg_tome.models.auto_merging import before_capture
-from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.registry import HOOKS
-
-MAX_SHAPES = 2
-"""Input shapes that graphs are captured for: each keeps the memory of its activations."""
+from mmseg_tome.runtime.acceleration import check_launch, unwrap, why_eager
+from mmseg_tome.runtime.graphs import install, release
 
 
 @HOOKS.register_module()
 class FastTrainingHook(Hook):
     """Run the backbone's forward and backward passes in training by CUDA graphs.
 
-    A training step of a B5 launches thousands of kernels; on many machines Python takes longer for
-    that than the GPU for the work. Our configs have the hook switched off:
-    `--cfg-options custom_hooks.3.enabled=True`. Images have to be of one size, as crops are. Not
-    for `with_cp`, for several processes or for accumulated gradients: there, and wherever a capture
-    fails, training runs as without the hook, and the log says so.
+    Our configs have it as `default_hooks.fast_training`. A training step of a B5 launches thousands
+    of kernels; on many machines Python takes longer for that than the GPU for the work. Losses are
+    those of training without it, to rounding: the same random numbers are drawn. It goes with
+    several GPUs, accumulated gradients, mixed precision and gradient clipping. Images have to be of
+    one size, as crops are; other sizes, and whatever cannot be captured, train without graphs, and
+    the log says so.
 
     Args:
-        enabled: The switch.
+        launch: "auto", "graphs" or "eager", see `mmseg_tome.runtime.acceleration.accelerate`.
+        enabled: False leaves everything as it is without this hook.
     """
 
-    def __init__(self, enabled: bool = True):
+    def __init__(self, launch: str = "auto", enabled: bool = True):
+        check_launch(launch)
+        self.launch = launch
         self.enabled = enabled
+        self._non_blocking: bool | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Replace the backbone's forward."""
-        if not self.enabled:
+        """Let the backbone run by graphs."""
+        network = unwrap(runner.model)
+        if not self.enabled or not hasattr(network, "backbone"):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        problem = None
-        if get_world_size() > 1:
-            problem = "several processes train"
-        elif getattr(runner.optim_wrapper, "_accumulative_counts", 1) > 1:
-            problem = "gradients are accumulated"
-        elif getattr(model.backbone, "with_cp", False):
-            problem = "with_cp recomputes blocks"
-        if problem:
-            print_log(f"training runs without CUDA graphs: {problem}", "current")
-        else:
-            model.backbone.forward = GraphedTraining(model.backbone)
+        reason = why_eager(network, self.launch) or why_not_captured(runner.model)
+        if reason is None:
+            install(network.backbone, "training")
+        how = "by CUDA graphs" if reason is None else f"eagerly ({reason})"
+        print_log(f"training: the backbone runs {how}", "current")
+        if next(network.parameters()).is_cuda:
+            # Copies from pinned memory need not be waited for.
+            self._non_blocking = network.data_preprocessor._non_blocking
+            network.data_preprocessor._non_blocking = True
+
+    def after_train(self, runner: Runner) -> None:
+        """Let the backbone run as before."""
+        network = unwrap(runner.model)
+        if hasattr(network, "backbone"):
+            release(network.backbone, "training")
+        if self._non_blocking is not None:
+            network.data_preprocessor._non_blocking = self._non_blocking
+            self._non_blocking = None
 
 
-class GraphedTraining:
-    """A module's forward in training as CUDA graphs, one for the input shape and its backward.
-
-    Everything else (evaluation, CPUs, inputs beyond the first shapes) runs plainly.
-
-    Args:
-        module: From one tensor to tensors, without host synchronisation.
-        capture: Makes a graphed function of a module and its input.
-    """
-
-    def __init__(
-        self, module: nn.Module, capture: Callable[[nn.Module, Tensor], Callable] | None = None
-    ):
-        self.module, self.plain = module, module.forward
-        self.capture = capture
-        self.graphs: dict[tuple, Callable] = {}
-
-    def __call__(self, x: Tensor):
-        capture = self.capture or (capture_training_graph if x.is_cuda else None)
-        if capture is None or not (self.module.training and torch.is_grad_enabled()):
-            return self.plain(x)
-        key = (x.shape, x.stride(), x.dtype, x.device, autocast_dtype(x))
-        if key not in self.graphs:
-            self.graphs[key] = self._record(capture, x)
-        return self.graphs[key](x)
-
-    @property
-    def captured(self) -> list[bool]:
-        """For each kind of input so far, whether a graph was captured."""
-        return [graph != self.plain for graph in self.graphs.values()]
-
-    def _record(self, capture: Callable, x: Tensor) -> Callable:
-        shape = tuple(x.shape)
-        if len(self.graphs) >= MAX_SHAPES:
-            print_log(f"inputs {shape} train without a CUDA graph: too many shapes", "current")
-            return self.plain
-        try:
-            return capture(Plain(self.module, self.plain), x)
-        except RuntimeError as error:
-            first_line = str(error).splitlines()[0]
-            print_log(f"inputs {shape} train without a CUDA graph: {first_line}", "current")
-            return self.plain
-
-
-class Plain(nn.Module):
-    """A module with the forward that it had, for a capture that replaces its own."""
-
-    def __init__(self, module: nn.Module, plain: Callable):
-        super().__init__()
-        self.module, self.plain = module, plain
-
-    def forward(self, x: Tensor):
-        return self.plain(x)
-
-
-def capture_training_graph(module: nn.Module, x: Tensor) -> Callable:
-    """`module` as graphs of its forward and its backward, for inputs like `x`."""
-    cached = torch.is_autocast_cache_enabled()
-    # The cache would keep cast weights of the capture, and free them while the graph reads them.
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with before_capture():
-            return torch.cuda.make_graphed_callables(module, (x.clone(),), allow_unused_input=True)
-    finally:
-        torch.set_autocast_cache_enabled(cached)
+def why_not_captured(model: nn.Module) -> str | None:
+    """Why a model's training cannot be captured, as far as can be said before it is tried."""
+    backbone = unwrap(model).backbone
+    if getattr(backbone, "with_cp", False) and getattr(backbone, "recomputes_dropout", True):
+        return "with_cp would recompute dropout with other random numbers"
+    wrappers = [m for m in model.modules() if hasattr(m, "module")]
+    sharded = [m for m in wrappers if "FullyShardedDataParallel" in type(m).__name__]
+    if sharded:
+        return f"{type(sharded[0]).__name__} moves parameters"
+    return None

@@ -29,7 +29,7 @@ class MergingVisualizationHook(Hook):
 
     and the image itself, `merging_image`, as the network got it: augmented, and for pose a person.
     Validation's and test's are `merging/val/...` and `merging_val_...`. Other batches run as
-    without this hook.
+    without this hook, these without CUDA graphs. `--show-merging` of our tools switches it on.
 
     Args:
         enabled: The switch.
@@ -101,8 +101,7 @@ class MergingVisualizationHook(Hook):
     def _log(self, runner: Runner, passes: list[Pass], mode: str, step: int) -> None:
         if not passes[0].slots:
             self._warn_once(
-                "its blocks did not run one by one: a backbone that replays a CUDA graph "
-                "(FastInferenceHook) or is compiled cannot be looked into"
+                "its blocks did not run one by one: a compiled backbone cannot be looked into"
             )
             return
         maps = read_stages(passes, 0, self.selection)

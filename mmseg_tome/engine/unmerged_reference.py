@@ -9,6 +9,7 @@ from mmengine.runner import Runner, autocast
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.registry import HOOKS
+from mmseg_tome.runtime.merging_switch import NothingMergesError, without_merging
 
 
 @HOOKS.register_module()
@@ -58,8 +59,6 @@ def unmerged_predictions(model: torch.nn.Module, fp16: bool) -> Callable[[dict],
     Raises:
         UserError: The model merges nothing.
     """
-    from mmseg_tome.evaluation.unmerged import NothingMergesError, without_merging
-
     try:
         with without_merging(model):
             pass

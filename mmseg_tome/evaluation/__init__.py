@@ -3,13 +3,13 @@
 from mmseg_tome.evaluation.agreement import AgreementMetric
 from mmseg_tome.evaluation.boundary_iou import BoundaryIoUMetric
 from mmseg_tome.evaluation.grouped_iou import GroupedIoUMetric
+from mmseg_tome.evaluation.iou import IoUMetric
 from mmseg_tome.evaluation.size_band_iou import SizeBandIoUMetric
-from mmseg_tome.evaluation.unmerged import without_merging
 
 __all__ = [
     "AgreementMetric",
     "BoundaryIoUMetric",
     "GroupedIoUMetric",
+    "IoUMetric",
     "SizeBandIoUMetric",
-    "without_merging",
 ]

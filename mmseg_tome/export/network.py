@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmseg_tome import compat
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
-from mmseg_tome.inference.acceleration import to_half
+from mmseg_tome.runtime.precision import to_half
 
 
 class Network(nn.Module):
@@ -21,9 +21,6 @@ class Network(nn.Module):
     def __init__(self, model: nn.Module, half: bool = False):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        backbone = getattr(model, "backbone", None)
-        if getattr(backbone, "auto", None) is not None:
-            backbone.auto = None  # timed on this machine in torch: says nothing of the runtime
         self.dtype = torch.float16 if half else torch.float32
         if half:
             to_half(model, self.dtype)

@@ -5,6 +5,8 @@ of the config; takes the boxes of a detector of mmdet, or the whole image, and i
 is given; and knows no limit to the boxes that run together. The layer beneath has none of that.
 """
 
+import copy
+import functools
 import time
 from collections.abc import Sequence
 
@@ -23,6 +25,7 @@ from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import Item
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.weights import load_weights
+from mmseg_tome.runtime.calibration import decide_before
 
 
 class PosePredictor:
@@ -86,6 +89,12 @@ class PosePredictor:
             skeleton=[list(map(int, link)) for link in data["skeleton_links"]],
         )
 
+    def one_box_at_a_time(self) -> "PosePredictor":
+        """The same predictor, but for how many boxes run together."""
+        other = copy.copy(self)
+        other._boxes_at_once = 1
+        return other
+
     def predict(self, items: Sequence[Item]) -> list[Prediction]:
         """Find the keypoints in each image.
 
@@ -126,8 +135,9 @@ class PosePredictor:
         persons = []
         for first in range(0, len(boxes), self._boxes_at_once):
             part = boxes[first : first + self._boxes_at_once, :4]
-            samples = inference_topdown(self.model, image, part, bbox_format="xywh")
-            persons += [sample.pred_instances for sample in samples]
+            run = functools.partial(inference_topdown, self.model, image, part, bbox_format="xywh")
+            decide_before(run, self.model)
+            persons += [sample.pred_instances for sample in run()]
         return persons
 
     def _draw(

@@ -16,6 +16,7 @@ from mmseg_tome.inference.prediction import Prediction
 RESULTS = "results.json"
 OVERLAYS = "overlays"
 LABELS = "labels"
+MERGING = "merging"
 
 
 class ResultsWriter:
@@ -35,8 +36,13 @@ class ResultsWriter:
         self.entries: list[dict] = []
         self._video: _VideoWriter | None = None
 
-    def add(self, item: Item, prediction: Prediction) -> None:
+    def add(self, item: Item, prediction: Prediction, merging: str | None = None) -> None:
         """Save one prediction.
+
+        Args:
+            item: The image.
+            prediction: Of it.
+            merging: Path in the folder of the figure of what merges in it, which is there already.
 
         Raises:
             UserError: A file cannot be written.
@@ -59,6 +65,8 @@ class ResultsWriter:
         if prediction.labels is not None:
             entry["labels"] = labels
             _write_image(self.folder / labels, prediction.labels)
+        if merging is not None:
+            entry["merging"] = merging
         self.entries.append({**entry, **prediction.result})
 
     def write(self, header: dict, failed: dict[Path, str]) -> Path:

@@ -13,6 +13,7 @@ from mmseg.registry import DATASETS
 from mmseg_tome.inference.inputs import Item
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.weights import load_weights
+from mmseg_tome.runtime.calibration import decide_before
 
 
 class SegmentationPredictor:
@@ -53,6 +54,8 @@ class SegmentationPredictor:
         self._inferencer.show_progress = False  # not an argument of every version
         self.batch_size = batch_size or cfg.test_dataloader.get("batch_size", 1)
         self.model = self._inferencer.model
+        if hasattr(self.model, "labels_only"):  # ours: the scores are never made at full size
+            self.model.labels_only = True
         meta = self.model.dataset_meta
         self.classes = list(meta["classes"])
         self.palette = np.array(meta["palette"], np.uint8)  # [classes, 3], RGB
@@ -70,10 +73,14 @@ class SegmentationPredictor:
         Raises:
             ModelInputError: The images are too small for the network.
         """
+        images = [item.image for item in items]
+
+        def run():
+            return self._inferencer(images, batch_size=len(images), return_datasamples=True)
+
+        decide_before(run, self.model)
         start = time.perf_counter()
-        samples = self._inferencer(
-            [item.image for item in items], batch_size=len(items), return_datasamples=True
-        )
+        samples = run()
         samples = samples if isinstance(samples, list) else [samples]
         dtype = np.uint8 if len(self.classes) <= 256 else np.uint16
         # Waits for a GPU.

@@ -2,7 +2,8 @@
 
 import functools
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,6 +11,26 @@ from mmseg_tome.ops.backend import is_compiling
 
 MAX_GRIDS = 256
 """Entries each cached function keeps, the least recently used going first."""
+
+_keepers: list[dict[int, object]] = []
+
+
+@contextmanager
+def keep_index_maps() -> Iterator[dict[int, object]]:
+    """Collect whatever is looked up inside the context, by any thread.
+
+    A CUDA graph reads the maps of its capture from their memory for as long as it lives; a cache
+    may drop them before.
+
+    Yields:
+        The values by their identity. Holding it holds them.
+    """
+    kept: dict[int, object] = {}
+    _keepers.append(kept)
+    try:
+        yield kept
+    finally:
+        _keepers[:] = [each for each in _keepers if each is not kept]
 
 
 def cached_per_grid(build: Callable) -> Callable:
@@ -31,7 +52,10 @@ def cached_per_grid(build: Callable) -> Callable:
                 cache[key] = build(*key)
             if len(cache) > MAX_GRIDS:
                 cache.popitem(last=False)
-        return cache[key]
+        found = cache[key]
+        for kept in _keepers:
+            kept[id(found)] = found
+        return found
 
     lookup.cache = cache
     return lookup

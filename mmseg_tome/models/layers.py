@@ -112,14 +112,24 @@ class DropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, ...]` in and out."""
+    def draw(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
+        """What updates of tokens like `x` are to be multiplied by, `[B, 1, ...]`; None for one.
+
+        Args:
+            x: `[B, ...]`.
+            dtype: Data type of the update, if not that of `x`.
+        """
         if not (self.training and self.drop_prob):
-            return x
+            return None
         keep = 1 - self.drop_prob
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        kept = (keep + torch.rand(shape, dtype=x.dtype, device=x.device)).floor_()  # 0 or 1
-        return x * kept.div_(keep)
+        kept = keep + torch.rand(shape, dtype=dtype or x.dtype, device=x.device)
+        return kept.floor_().div_(keep)  # of 0 or 1
+
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
+        """`[B, ...]` in and out; `factors` are what `draw` gave before, if it was called."""
+        factors = self.draw(x) if factors is None else factors
+        return x if factors is None else x * factors
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob}"

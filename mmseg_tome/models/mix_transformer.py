@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
 from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.models.attention import MergedAttention, Slots
-from mmseg_tome.models.auto_merging import AutoMerging
+from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.models.layers import DropPath, Grid, MixFFN, tokens_to_map
 from mmseg_tome.models.norms import add_and_normalise, build_token_norm
@@ -71,21 +71,38 @@ class TransformerEncoderLayer(nn.Module):
             Tokens and what is still to be added to them, `[B, H * W, C]` each, and the slot maps
             that merged them.
         """
-        if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._forward, x, hw, slots, update, use_reentrant=False)
-        return self._forward(x, hw, slots, update)
+        if not (self.with_cp and x.requires_grad):
+            return self._forward(x, hw, slots, update)
+        # Random numbers are drawn here, once: a CUDA graph cannot draw the same ones again.
+        dtype = autocast_dtype(x)
+        factors = [self.drop_path.draw(x, dtype) for _ in range(2)]
+        args = (x, hw, slots, update, *factors)
+        again = self.has_dropout
+        return cp.checkpoint(self._forward, *args, use_reentrant=False, preserve_rng_state=again)
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether more is random in training than which samples skip a branch."""
+        rates = (m.p for m in self.modules() if isinstance(m, nn.Dropout))
+        return bool(self.attn.attn.dropout or any(rates))
 
     def _forward(
-        self, x: Tensor, hw: Grid, slots: Slots | None, update: Tensor | None
+        self,
+        x: Tensor,
+        hw: Grid,
+        slots: Slots | None,
+        update: Tensor | None,
+        attn_factors: Tensor | None = None,
+        ffn_factors: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Slots]:
         x, normed = add_and_normalise(self.norm1, x, update)
         update, slots = self.attn(normed, hw, slots)  # [B, M, C]
-        update, q_slots = self.drop_path(update), slots.q
+        update, q_slots = self.drop_path(update, attn_factors), slots.q
         proj_drop = self.attn.proj_drop
         if proj_drop.training and proj_drop.p:  # each token drops values of its own
             update, q_slots = proj_drop(q_slots.unmerge(update)), None
         x, normed = add_and_normalise(self.norm2, x, update, q_slots)
-        return x, self.drop_path(self.ffn(normed, hw)), slots
+        return x, self.drop_path(self.ffn(normed, hw), ffn_factors), slots
 
 
 @MODELS.register_module()
@@ -119,6 +136,11 @@ class MixVisionTransformer(BaseModule):
         tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
             stage, see `mmseg_tome.merging.config`.
         down_sample: Halve the image first, the paper's baseline to merging.
+
+    Attributes:
+        auto: Whether `tome_cfg` asks to merge only in the stages where that saves time.
+        merging_stages: Whether each stage merges, as `mmseg_tome.runtime.calibration` decided; None
+            where it did not: all merge as `tome_cfg` says.
 
     Raises:
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
@@ -175,7 +197,8 @@ class MixVisionTransformer(BaseModule):
         self.with_cp = with_cp
         self.down_sample = down_sample
         self.reuse = [stage.reuse for stage in merging]
-        self.auto = AutoMerging() if split_auto(tome_cfg)[1] else None
+        self.auto = split_auto(tome_cfg)[1]
+        self.merging_stages: list[bool] | None = None
 
         norm = functools.partial(build_token_norm, norm_cfg)
         block_norm = functools.partial(norm, feeds_matmul=True)
@@ -265,12 +288,10 @@ class MixVisionTransformer(BaseModule):
         """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
         slots, every = None, self.reuse[i]  # every so many blocks find slot maps of their own
         update = None
-        if self.auto is not None:
+        if self.merging_stages is not None and not self.merging_stages[i]:
             sr = self.sr_ratios[i]
             counts = (hw[0] * hw[1], (hw[0] // sr) * (hw[1] // sr))
-            plain = Slots(*(identity_map(count, x.device) for count in counts))
-            if not self.auto.merges(i, blocks, x, hw, plain, every):
-                slots, every = plain, 0
+            slots, every = Slots(*(identity_map(count, x.device) for count in counts)), 0
         for j, block in enumerate(blocks):
             x, update, slots = block(x, hw, None if every and j % every == 0 else slots, update)
         return x, update
@@ -305,6 +326,12 @@ class MixVisionTransformer(BaseModule):
                 }
             )
         return kept
+
+    @property
+    def recomputes_dropout(self) -> bool:
+        """Whether `with_cp` has to draw a block's random numbers a second time."""
+        blocks = (block for _, blocks, _ in self.layers for block in blocks)
+        return self.with_cp and any(block.has_dropout for block in blocks)
 
     def _smallest_image(self) -> int:
         """Smallest side, in pixels, whose every stage has at least one reduced token."""

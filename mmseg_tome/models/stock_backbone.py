@@ -41,8 +41,8 @@ class MergingBackbone:
     attention: type[StockAttention]
     """What its attention modules become."""
 
-    auto = None
-    """It cannot choose by time where to merge, as `MixVisionTransformer.auto` does."""
+    auto = False
+    """It cannot choose by time where to merge, as `MixVisionTransformer` can."""
 
     def __init__(self, *args, tome_cfg: str | Sequence | Mapping | None = None, **kwargs):
         super().__init__(*args, **kwargs)

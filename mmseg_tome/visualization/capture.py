@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmseg_tome.merging import SlotMap
 from mmseg_tome.models.stock_attention import StockAttention
+from mmseg_tome.runtime.graphs import suspended
 
 BlockKey = tuple[int, int, str]
 """Stage and block, both from 0, and "q" or "kv"."""
@@ -31,7 +33,7 @@ class Pass(NamedTuple):
 
     Attributes:
         image: Its input, `[B, C, H, W]`.
-        slots: The slot maps of every block; empty where the pass replayed a CUDA graph.
+        slots: The slot maps of every block; empty where the backbone is compiled.
     """
 
     image: Tensor
@@ -47,7 +49,8 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
         slots, hw = captured[2, 0, "q"]  # queries of the third stage's first block
 
     They are those that a block merged by: its own, or an earlier block's that it reuses, or one
-    that merges nothing where automatic choice decided so.
+    that merges nothing where automatic choice decided so. CUDA graphs, which would show nothing of
+    what runs in them, are left aside meanwhile.
 
     Args:
         model: A merge-aware backbone, or a model that has it as `backbone`.
@@ -65,7 +68,7 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
             "use type='mmseg_tome.MixVisionTransformer' for the backbone"
         )
     captured: dict[BlockKey, CapturedSlots] = {}
-    with ExitStack() as hooks:
+    with suspended(backbone), ExitStack() as hooks:
         for i, attentions in enumerate(backbone.attentions()):
             for j, attn in enumerate(attentions):
                 watch = _watch_mergers if isinstance(attn, StockAttention) else _watch_attention
@@ -78,7 +81,8 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
 def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
     """Keep every forward pass inside the context: sliding windows, flips, batches of boxes.
 
-    Nothing is read from the device.
+    Nothing is read from the device. Our segmentor runs its windows one by one meanwhile, as views
+    of the image: where they lie is read from that.
 
     Args:
         model: As `capture_slot_maps` takes it.
@@ -90,7 +94,7 @@ def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
         TypeError: The backbone does not merge tokens.
     """
     passes: list[Pass] = []
-    with capture_slot_maps(model) as captured:
+    with capture_slot_maps(model) as captured, _stock_windows(model):
 
         def finish(_backbone, inputs, _output):
             passes.append(Pass(inputs[0].detach(), dict(captured)))
@@ -101,6 +105,22 @@ def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
             yield passes
         finally:
             hook.remove()
+
+
+@contextmanager
+def _stock_windows(model: nn.Module) -> Iterator[None]:
+    if not hasattr(model, "labels_only"):
+        yield
+        return
+    from mmseg.models.segmentors import EncoderDecoder
+
+    labels_only, model.labels_only = model.labels_only, False
+    model.slide_inference = MethodType(EncoderDecoder.slide_inference, model)
+    try:
+        yield
+    finally:
+        del model.slide_inference
+        model.labels_only = labels_only
 
 
 def _watch_attention(

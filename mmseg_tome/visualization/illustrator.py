@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmseg_tome.engine.errors import UserError
-from mmseg_tome.evaluation.unmerged import without_merging
 from mmseg_tome.inference.inputs import Item
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.results import replacing
 from mmseg_tome.registry import MODELS
+from mmseg_tome.runtime.merging_switch import without_merging
 from mmseg_tome.visualization.capture import Pass, record_passes
 from mmseg_tome.visualization.comparison import PoseComparison, SegmentationComparison
 from mmseg_tome.visualization.figure import ColourBar, Panel, choose_layout, draw_figure
@@ -86,10 +86,9 @@ class MergingIllustrator:
             ModelInputError: The image is too small for the network.
             UserError: The file cannot be written.
         """
-        # Merged first: automatic choice times what it sees first.
         with record_passes(self._model) as passes:
             (merged,) = self._predictor.predict([item])
-        with without_merging(self._model):
+        with without_merging(self._model), record_passes(self._model):  # by the same arithmetic
             (plain,) = self._predictor.predict([item])
         if not passes:
             raise NothingToDrawError("no box of a person lies in it")

@@ -1,4 +1,6 @@
-"""Training by CUDA graphs: on a CPU with captures of our own."""
+"""Which trainings run by CUDA graphs, and what is left of them afterwards."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,125 +8,98 @@ from torch import nn
 
 pytest.importorskip("mmengine")
 
-from mmseg_tome.engine.fast_training import (  # isort: skip
-    FastTrainingHook,
-    GraphedTraining,
-    capture_training_graph,
-)
+from mmseg_tome.engine import fast_training  # isort: skip
+from mmseg_tome.engine.fast_training import FastTrainingHook, why_not_captured
+from mmseg_tome.models import MixVisionTransformer
+from mmseg_tome.runtime.graphs import graphed_parts
+
+SMALL = dict(embed_dims=8, num_layers=(1, 1, 1, 1))
 
 
-class Backbone(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.passes = 0
+def runner_of(model):
+    return SimpleNamespace(model=model)
 
-    def forward(self, x):
-        self.passes += 1
-        return [x * self.weight, x + self.weight]
+
+def model_of(**options):
+    model = nn.Module()
+    model.backbone = MixVisionTransformer(**SMALL, **options)
+    model.data_preprocessor = nn.Identity()
+    return model
 
 
 @pytest.fixture
-def backbone():
-    backbone = Backbone()
-    captured = []
-
-    def capture(module, x):
-        captured.append(tuple(x.shape))
-        if x.shape[0] == 13:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-        assert list(module.parameters()) == list(backbone.parameters())
-        return lambda given: ["graph", *module(given)]
-
-    backbone.forward = GraphedTraining(backbone, capture)
-    backbone.captured = captured
-    return backbone
+def said(monkeypatch):
+    said = []
+    monkeypatch.setattr(fast_training, "print_log", lambda message, _: said.append(message))
+    return said
 
 
-def test_training_runs_by_a_graph_and_everything_else_does_not(backbone):
-    x = torch.ones(2, 3)
-    assert backbone(x)[0] == "graph"
-    assert backbone(x)[0] == "graph"
-    assert backbone.captured == [(2, 3)]
-    with torch.no_grad():
-        assert len(backbone(x)) == 2
-    backbone.eval()
-    assert len(backbone(x)) == 2
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(dict(), "CUDA graphs need a GPU"), (dict(launch="eager"), "as asked for")],
+)
+def test_a_cpu_trains_as_without_it(options, reason, said):
+    model = model_of()
+    FastTrainingHook(**options).before_train(runner_of(model))
+    assert said == [f"training: the backbone runs eagerly ({reason})"]
+    assert not graphed_parts(model)
 
 
-def test_too_many_shapes_and_what_cannot_be_captured_run_plainly(backbone):
-    assert len(backbone(torch.ones(13))) == 2
-    assert len(backbone(torch.ones(13))) == 2  # not tried again
-    assert backbone(torch.ones(1))[0] == "graph"
-    assert len(backbone(torch.ones(2))) == 2
-    assert backbone.captured == [(13,), (1,)]
+def test_a_gpu_trains_by_graphs_until_the_end(said, monkeypatch):
+    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    model = model_of()
+    hook = FastTrainingHook()
+    for _ in range(2):
+        hook.before_train(runner_of(model))
+    (graphed,) = graphed_parts(model)
+    assert graphed.uses == {"training"}
+    hook.after_train(runner_of(model))
+    assert not graphed_parts(model)
+    assert said[0] == "training: the backbone runs by CUDA graphs"
 
 
-def test_a_cpu_trains_as_without_it():
-    backbone = Backbone()
-    backbone.forward = GraphedTraining(backbone)
-    out = backbone(torch.ones(2))
-    sum(out).sum().backward()
-    assert backbone.weight.grad.item() == 4
+def test_the_switch(said, monkeypatch):
+    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    model = model_of()
+    FastTrainingHook(enabled=False).before_train(runner_of(model))
+    assert not graphed_parts(model)
+    assert not said
+    with pytest.raises(ValueError, match="launch must be one of auto, graphs, eager, got 'on'"):
+        FastTrainingHook(launch="on")
 
 
-class Runner:
-    def __init__(self, backbone, counts=1):
-        self.model = nn.Module()
-        self.model.backbone = backbone
-        self.optim_wrapper = type("Wrapper", (), dict(_accumulative_counts=counts))()
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (dict(with_cp=True, drop_path_rate=0.1), None),
+        (dict(with_cp=True, drop_rate=0.1), "with_cp would recompute dropout"),
+        (dict(with_cp=True, attn_drop_rate=0.1), "with_cp would recompute dropout"),
+        (dict(drop_rate=0.1), None),
+    ],
+)
+def test_what_a_graph_cannot_draw_again(options, reason):
+    found = why_not_captured(model_of(**options))
+    assert found is None if reason is None else reason in found
 
 
-def test_the_hook_is_a_switch():
-    for enabled in (False, True):
-        runner = Runner(Backbone())
-        FastTrainingHook(enabled).before_train(runner)
-        assert isinstance(runner.model.backbone.forward, GraphedTraining) == enabled
+def test_sharded_parameters_move():
+    wrapper = type("MMFullyShardedDataParallel", (nn.Module,), {})()
+    wrapper.module = model_of()
+    assert why_not_captured(wrapper) == "MMFullyShardedDataParallel moves parameters"
 
 
-@pytest.mark.parametrize("obstacle", ["accumulated", "with_cp"])
-def test_the_hook_leaves_alone_what_graphs_would_spoil(obstacle):
-    runner = Runner(Backbone(), counts=4 if obstacle == "accumulated" else 1)
-    runner.model.backbone.with_cp = obstacle == "with_cp"
-    FastTrainingHook().before_train(runner)
-    assert not isinstance(runner.model.backbone.forward, GraphedTraining)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("preset", [None, "hq", "n2d"])
-def test_a_graph_trains_as_plain_passes_do(preset, autocast):
-    from mmseg_tome import ops
-    from mmseg_tome.models import MixVisionTransformer
-
-    ops.set_backend("auto")
-    torch.manual_seed(0)
-    sizes = dict(embed_dims=16, num_layers=(1, 2, 1, 1), drop_path_rate=0.0)
-    nets = [MixVisionTransformer(**sizes, tome_cfg=preset).cuda().train() for _ in range(2)]
-    nets[1].load_state_dict(nets[0].state_dict())
-    nets[1].forward = GraphedTraining(nets[1])
-    for _ in range(3):
-        image = torch.randn(2, 3, 96, 64, device="cuda")
-        grads = []
-        for net in nets:
-            with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
-                loss = sum(out.float().square().mean() for out in net(image))
-            net.zero_grad()
-            loss.backward()
-            grads.append([loss.detach(), *(p.grad for p in net.parameters())])
-            torch.optim.SGD(net.parameters(), 0.1).step()
-        for plain, graphed in zip(*grads, strict=True):
-            torch.testing.assert_close(plain, graphed, atol=1e-4, rtol=2e-2 if autocast else 1e-3)
-    (captured,) = nets[1].forward.graphs.values()
-    assert captured != nets[1].forward.plain
-
-
-def test_the_capture_leaves_autocast_as_it_was(monkeypatch):
-    def fail(*args, **kwargs):
-        assert not torch.is_autocast_cache_enabled()
-        raise RuntimeError("no GPU")
-
-    monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
-    with pytest.raises(RuntimeError, match="no GPU"):
-        capture_training_graph(Backbone(), torch.ones(1))
-    assert torch.is_autocast_cache_enabled()
+def test_recomputed_blocks_draw_the_same_drop_path_as_others():
+    x = torch.randn(4, 3, 64, 64)
+    results = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        net = MixVisionTransformer(**SMALL, drop_path_rate=0.5, with_cp=with_cp).train()
+        for _, blocks, _ in net.layers:
+            for block in blocks:
+                block.drop_path.drop_prob = 0.5
+        torch.manual_seed(1)
+        loss = sum(out.square().mean() for out in net(x))
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in net.parameters())])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, recomputed)

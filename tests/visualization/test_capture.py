@@ -70,14 +70,7 @@ def test_a_block_that_reuses_slot_maps_shows_what_it_merged_by():
 
 
 def test_automatic_choice_shows_what_it_chose(backbone):
-    class Never:
-        """Tries blocks out, as `AutoMerging` does, and then merges nothing."""
-
-        def merges(self, stage, blocks, x, hw, plain, reuse):
-            blocks[0](x, hw)
-            return False
-
-    backbone.auto = Never()
+    backbone.merging_stages = [False] * 4
     with torch.no_grad(), capture_slot_maps(backbone) as captured:
         backbone(torch.randn(1, 3, 64, 64))
     assert len(captured) == 10
@@ -136,3 +129,37 @@ def test_stock_backbones_are_read_as_they_merge(name):
         kept = (slots.num_slots, slots.slot.shape[1])
         assert backbone.tokens_kept(size)[i][kind] == kept
         assert slots is captured[i, j - j % 2, kind].slots
+
+
+@pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+def test_windows_are_recorded_as_views_of_the_image():
+    """Batches of windows are copies; where those lie in the image could not be told."""
+    from mmengine.config import ConfigDict
+    from mmengine.registry import DefaultScope
+
+    from mmseg_tome.registry import MODELS
+
+    test_cfg = dict(mode="slide", crop_size=(64, 64), stride=(32, 32), window_batch=3)
+    head = dict(
+        type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
+        channels=16, num_classes=5, norm_cfg=dict(type="BN"),
+    )  # fmt: skip
+    backbone = dict(
+        type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
+        num_heads=[1, 2, 5, 8], tome_cfg="hq",
+    )  # fmt: skip
+    parts = ConfigDict(backbone=backbone, decode_head=head, test_cfg=test_cfg)
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        model = MODELS.build(dict(type="mmseg_tome.EncoderDecoder", **parts)).eval()
+    model.labels_only = True
+    image = torch.randn(1, 3, 64, 128)
+    with torch.no_grad():
+        with record_passes(model) as passes:
+            seen = model.predict(image)[0]
+        alone = model.predict(image)[0]
+    assert len(passes) == 3
+    assert {each.image.data_ptr() - image.data_ptr() for each in passes} == {0, 32 * 4, 64 * 4}
+    assert "seg_logits" in seen
+    assert "seg_logits" not in alone
+    assert torch.equal(seen.pred_sem_seg.data, alone.pred_sem_seg.data)
+    assert "slide_inference" not in vars(model)

@@ -14,10 +14,10 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmseg_tome import compat
-from mmseg_tome.engine import FastInferenceHook, MergingVisualizationHook
+from mmseg_tome.engine import MergingVisualizationHook
 from mmseg_tome.engine.errors import UserError
-from mmseg_tome.inference.acceleration import GraphedFunction
 from mmseg_tome.registry import HOOKS, MODELS
+from mmseg_tome.runtime.graphs import CudaGraphs, install
 
 COLOURS = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 LEVELS = dict(in_channels=[8, 16, 40, 64], channels=16, norm_cfg=dict(type="BN"))
@@ -176,26 +176,27 @@ class TestWarnings:
         monkeypatch.setattr(merging_visualization, "print_log", log)
         return found
 
-    def test_a_replayed_graph_is_told_of_once(self, runner, tmp_path, warnings):
+    def test_what_runs_by_graphs_is_looked_into_all_the_same(self, runner, tmp_path, warnings):
+        class Replays(CudaGraphs):
+            def takes(self, tensors):
+                return True
+
+            def inference(self, function, tensors):
+                outputs = function(*tensors)
+                return lambda given: outputs
+
         model = build("mmseg")
-        FastInferenceHook().before_test(SimpleNamespace(model=model))
-
-        def capture(function, tensors):
-            outputs = function(*tensors)
-            return lambda: outputs
-
-        assert isinstance(model.backbone.forward, GraphedFunction)
-        model.backbone.forward.capture = capture
-        hook, fake = MergingVisualizationHook(interval=1), runner(model)
+        install(model.backbone, "inference", patience=0, capture=Replays())
+        hook, fake = MergingVisualizationHook(interval=2), runner(model)
         hook.before_run(fake)
-        for batch in range(3):
+        for batch in range(4):
             hook.before_test_iter(fake, batch)
             with torch.no_grad():
                 model.backbone(torch.randn(1, 3, 64, 64))
             hook.after_test_iter(fake, batch)
-        assert len(warnings) == 1
-        assert "CUDA graph (FastInferenceHook)" in warnings[0]
-        assert len(scalars(tmp_path)) == 1  # of the batch that was captured
+        assert not warnings
+        assert len(scalars(tmp_path)) == 2
+        assert model.backbone.forward.captured == [True]  # the other batches
 
     def test_a_model_that_merges_nothing(self, runner, tmp_path, warnings):
         model = build("mmseg", tome_cfg=None)

@@ -1,0 +1,1 @@
+"""How a network runs: CUDA graphs, precision, and where merging pays."""

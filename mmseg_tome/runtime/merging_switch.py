@@ -1,0 +1,125 @@
+"""What a built model merges: read, set anew, switched off for a while. Weights are left alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
+from mmseg_tome.merging.strategies.identity import Identity
+from mmseg_tome.models.attention import MergedAttention, TokenMerger
+from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.runtime.graphs import graphed_parts, suspended
+
+
+class NothingMergesError(ValueError):
+    """A model that is to run without merging does not merge in the first place."""
+
+
+def merging_backbone(model: nn.Module) -> MixVisionTransformer | None:
+    """A model's backbone if it is ours, whatever is wrapped around it."""
+    found = (module for module in model.modules() if isinstance(module, MixVisionTransformer))
+    return next(found, None)
+
+
+def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> None:
+    """Let a model merge by another `tome_cfg` from now on.
+
+    What was decided for `-auto` is forgotten, and CUDA graphs that merge as before are freed.
+
+    Args:
+        model: A `MixVisionTransformer`, or a model that has one inside.
+        tome_cfg: None, a preset's name or one dict per stage, see `mmseg_tome.merging.config`.
+
+    Raises:
+        ValueError: It has none.
+        TomeConfigError: `tome_cfg` cannot be read.
+    """
+    backbone = merging_backbone(model)
+    if backbone is None:
+        raise ValueError(f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer")
+    stages = parse_tome_cfg(tome_cfg, backbone.num_stages)
+    backbone.auto = split_auto(tome_cfg)[1]
+    backbone.merging_stages = None
+    backbone.reuse = [stage.reuse for stage in stages]
+    for attentions, stage in zip(backbone.attentions(), stages, strict=True):
+        for attn in attentions:
+            set_attention(attn, stage)
+    forget_graphs(model)
+
+
+def set_attention(attn: MergedAttention, merging: StageMerging) -> None:
+    """Let one block's attention merge as a stage does."""
+    attn.q_merger.strategy = merging.q
+    attn.kv_merger.strategy = merging.kv
+    attn.proportional = merging.proportional
+
+
+def merging_of(backbone: MixVisionTransformer) -> list[StageMerging]:
+    """How each stage of a backbone merges, as `parse_tome_cfg` gives it."""
+    firsts = [attentions[0] for attentions in backbone.attentions()]
+    return [
+        StageMerging(attn.q_merger.strategy, attn.kv_merger.strategy, reuse, attn.proportional)
+        for attn, reuse in zip(firsts, backbone.reuse, strict=True)
+    ]
+
+
+def merges(stage: StageMerging) -> bool:
+    """Whether a stage merges anything."""
+    return not (isinstance(stage.q, Identity) and isinstance(stage.kv, Identity))
+
+
+def forget_graphs(model: nn.Module) -> None:
+    """Free a model's CUDA graphs: they merge as they did when they were captured."""
+    for part in graphed_parts(model):
+        for use in part.uses:
+            part.forget(use)
+
+
+@contextmanager
+def without_merging(model: nn.Module) -> Iterator[nn.Module]:
+    """Let a model merge nothing inside the context, and merge as before after it.
+
+        with torch.no_grad(), without_merging(model):
+            unmerged = model(images)
+
+    Every merger gets the identity for a strategy; weights are neither copied nor changed. A model
+    that runs by CUDA graphs runs without them meanwhile, since a graph merges as it did when it
+    was captured.
+
+    Args:
+        model: A merge-aware backbone, or any model that has one inside: a segmentor, one wrapped
+            for test-time augmentation or for several GPUs.
+
+    Yields:
+        The model.
+
+    Raises:
+        NothingMergesError: It has no token mergers, or its `tome_cfg` merges nothing.
+    """
+    mergers = [module for module in model.modules() if isinstance(module, TokenMerger)]
+    check_merges(model, mergers)
+    strategies = [merger.strategy for merger in mergers]
+    try:
+        for merger in mergers:
+            merger.strategy = Identity()
+        with suspended(model):
+            yield model
+    finally:
+        for merger, strategy in zip(mergers, strategies, strict=True):
+            merger.strategy = strategy
+
+
+def check_merges(model: nn.Module, mergers: list[TokenMerger]) -> None:
+    """Raise NothingMergesError if no merger of a model does anything; the message says why."""
+    if not mergers:
+        backbone = type(getattr(model, "backbone", model)).__name__
+        raise NothingMergesError(
+            f"{backbone} has no token mergers: use type='mmseg_tome.MixVisionTransformer' for the "
+            "backbone"
+        )
+    if all(isinstance(merger.strategy, Identity) for merger in mergers):
+        raise NothingMergesError(
+            "the backbone merges nothing, there is nothing to compare: set tome_cfg, for example "
+            "model.backbone.tome_cfg=fast"
+        )
