@@ -20,3 +20,12 @@ OPTIM_WRAPPERS = Registry(
     scope=SCOPE,
     locations=["mmseg_tome.engine"],
 )
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope=SCOPE,
+    locations=["mmseg_tome.engine"],
+)
+FUNCTIONS = Registry(
+    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["mmseg_tome.engine"]
+)

@@ -7,6 +7,7 @@ from torch import nn
 
 from mmseg_tome.engine.checkpoint import trusts_checkpoints
 from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
 from mmseg_tome.registry import HOOKS
 
 NAMED = 3
@@ -23,12 +24,14 @@ class CheckpointGuardHook(Hook):
 
     mmengine also executes, as Python, the config text that a resumed checkpoint carries, to
     compare a number of GPUs. That text is removed first.
+
+    The optimizer's state that training resumes from is brought to the groups of this run.
     """
 
     priority = "VERY_HIGH"
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check `checkpoint` against the runner's model.
+        """Check `checkpoint` against the runner's model, and its optimizer if training resumes.
 
         Raises:
             CheckpointError: It does not fit and is to be tested or resumed.
@@ -36,14 +39,18 @@ class CheckpointGuardHook(Hook):
         if not trusts_checkpoints() and isinstance(checkpoint.get("meta"), dict):
             checkpoint["meta"].pop("config", None)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        file = runner._load_from or "the latest checkpoint"
         problem = mismatch(model, checkpoint)
-        if problem is None:
-            return
         training = isinstance(runner._train_loop, BaseLoop)
-        if training and not runner._resume:
-            runner.logger.warning(f"{runner._load_from} fits the model in part: {problem}")
-        else:
-            raise CheckpointError(f"{runner._load_from} does not fit the model: {problem}")
+        if problem and not (training and not runner._resume):
+            raise CheckpointError(f"{file} does not fit the model: {problem}")
+        if problem:
+            runner.logger.warning(f"{file} fits the model in part: {problem}")
+        elif training and runner._resume:
+            try:
+                adapt_optimizer_state(checkpoint, runner.optim_wrapper)
+            except CheckpointError as error:
+                raise CheckpointError(f"{file} cannot be resumed: {error}") from None
 
 
 def mismatch(model: nn.Module, checkpoint: dict) -> str | None:

@@ -1,0 +1,130 @@
+"""The optimizer's state in a checkpoint, between mmengine's layout of parameter groups and ours."""
+
+from collections.abc import Iterable
+from itertools import chain, count
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+
+from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.engine.optimizer import PLACES
+
+IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
+"""Options that say how a step is computed: the running optimizer's, never those of a file."""
+
+MULTIPLIERS = ("lr_mult", "decay_mult")
+
+PER_GROUP = ("base_values", "_last_value", "min_values")
+"""What mmengine's schedulers keep of every group, and at the end of the settings of no parameter
+(`base_param_settings`)."""
+
+
+def adapt_optimizer_state(checkpoint: dict, optim_wrapper: OptimWrapper) -> None:
+    """Bring a checkpoint, in place, to the groups of the optimizer that is to resume from it.
+
+    Moments follow their parameters, options and schedulers' values their groups; the state of a
+    loss scaler stays as it is. The state of several optimizers is left to mmengine.
+
+    Args:
+        checkpoint: As mmengine saves it, with the groups of its default constructor or of
+            `GroupedOptimWrapperConstructor`.
+        optim_wrapper: Just built, by either.
+
+    Raises:
+        CheckpointError: It trained other parameters, or parameters that now share a group had
+            different options.
+    """
+    if not isinstance(optim_wrapper, OptimWrapper) or isinstance(optim_wrapper, OptimWrapperDict):
+        return
+    groups = optim_wrapper.optimizer.param_groups
+    wanted = layout(groups)
+    total = sum(map(len, wanted))
+    saved = checkpoint.get("optimizer")
+    if saved is None:
+        # The schedulers were saved alone: only the layout of a group a parameter needs mending.
+        _regroup_schedulers(checkpoint, wanted, [[place] for place in range(total)])
+    elif "param_groups" in saved:
+        found = layout(saved["param_groups"])
+        if found != wanted:
+            _regroup_optimizer(saved, groups, found)
+            _regroup_schedulers(checkpoint, wanted, found)
+        for group, running in zip(saved["param_groups"], groups, strict=True):
+            group.update({key: running[key] for key in IMPLEMENTATION if key in running})
+
+
+def layout(groups: list[dict]) -> list[list[int]]:
+    """For each group the places of its parameters in mmengine's list of all that train."""
+    places = count()
+    numbered = [[next(places) for _ in group["params"]] for group in groups]
+    return [group.get(PLACES, own) for group, own in zip(groups, numbered, strict=True)]
+
+
+def _regroup_optimizer(saved: dict, groups: list[dict], found: list[list[int]]) -> None:
+    home = {
+        place: (group, number)
+        for group, places in zip(saved["param_groups"], found, strict=True)
+        for place, number in zip(places, group["params"], strict=True)
+    }
+    wanted = layout(groups)
+    if set(home) != set(chain(*wanted)):
+        raise CheckpointError(
+            f"its optimizer trains {len(home)} parameters, this one {sum(map(len, wanted))}"
+        )
+    state, regrouped, numbers = {}, [], count()
+    for running, places in zip(groups, wanted, strict=True):
+        members = [home[place] for place in places]
+        options = _common_options(group for group, _ in members)
+        for key in MULTIPLIERS:
+            if options.get(key) != running.get(key):
+                raise CheckpointError(
+                    f"its optimizer has {key}={options.get(key)} for parameters that the config "
+                    f"gives {running.get(key)}"
+                )
+        options["params"] = [next(numbers) for _ in places]
+        if PLACES in running:
+            options[PLACES] = places
+        regrouped.append(options)
+        for (_, old), new, parameter in zip(
+            members, options["params"], running["params"], strict=True
+        ):
+            if old in saved["state"]:
+                state[new] = saved["state"][old]
+                _check_shapes(state[new], parameter)
+    saved.update(state=state, param_groups=regrouped)
+
+
+def _common_options(groups: Iterable[dict]) -> dict:
+    first, *others = (
+        {key: value for key, value in group.items() if key not in ("params", PLACES)}
+        for group in groups
+    )
+    for other in others:
+        for key in first.keys() | other.keys():
+            if first.get(key) != other.get(key):
+                raise CheckpointError(
+                    f"its optimizer has {key}={first.get(key)} and {key}={other.get(key)} for "
+                    "parameters to which the config gives equal options"
+                )
+    return first
+
+
+def _check_shapes(state: dict, parameter) -> None:
+    for key in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+        value = state.get(key)
+        if value is not None and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"its optimizer has {key} of shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(parameter.shape)}"
+            )
+
+
+def _regroup_schedulers(checkpoint: dict, wanted: list[list[int]], found: list[list[int]]) -> None:
+    """Give every group the value of the group that its first parameter was in."""
+    origin = {place: index for index, places in enumerate(found) for place in places}
+    sources = [origin[places[0]] for places in wanted]
+    schedulers = checkpoint.get("param_schedulers")
+    for scheduler in schedulers if isinstance(schedulers, list) else []:
+        for key in PER_GROUP:
+            values = scheduler.get(key)
+            extra = len(values) - len(found) if isinstance(values, list) else None
+            if extra == 1 or (extra == 0 and len(found) == 1):
+                scheduler[key] = [values[index] for index in sources] + values[len(found) :]
