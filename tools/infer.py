@@ -8,6 +8,7 @@ both. Folders are searched with all their subfolders. DIR gets
 
     overlays/    each image with its prediction painted over it; of a video, a video
     labels/      segmentation: class index of each pixel, a grey PNG an image or frame
+    merging/     with --show-merging: of each image the figure of tools/visualize_merging.py
     results.json for each image or frame its path, size, milliseconds (without reading, painting
                  and saving) and files; for segmentation the share of each class; for pose boxes
                  [x, y, w, h], keypoints [x, y] in pixels of the image, and scores
@@ -31,7 +32,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import Progress  # no new requirement: mmengine has it
 
-from mmseg_tome.engine import launch
+from mmseg_tome.engine import additions, launch, switches
 from mmseg_tome.engine.arguments import read_device
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
@@ -44,8 +45,11 @@ from mmseg_tome.inference.inputs import (
     count,
     find_sources,
 )
-from mmseg_tome.inference.results import LABELS, OVERLAYS, ResultsWriter
+from mmseg_tome.inference.results import LABELS, MERGING, OVERLAYS, ResultsWriter
 from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.runtime.acceleration import accelerate
+from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
+from mmseg_tome.visualization.selection import Selection
 
 EXIT_SOME_FAILED = 1
 
@@ -102,6 +106,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="pose: do not draw keypoints with a lower score (default 0.3); all are in "
         "results.json",
     )
+    switches.add_launch(parser)
+    switches.add_dtype(parser)
+    switches.add_show_merging(parser)
     launch.add_config_arguments(parser)
     return parser.parse_intermixed_args(argv)  # options may stand between inputs
 
@@ -112,12 +119,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
-    sources = find_sources(args.inputs, [args.out / OVERLAYS, args.out / LABELS])
+    sources = find_sources(args.inputs, [args.out / name for name in (OVERLAYS, LABELS, MERGING)])
     cfg, checkpoint = read_model(args)
     device = choose_device(args.device)
+    gpu = device != "cpu"
+    if gpu and additions.has_our_backbone(cfg):
+        additions.use_our_model(cfg)
     boxes = read_boxes(args, cfg, sources)
     reader = Reader(cfg)
     predictor = build_predictor(args, cfg, checkpoint, device, boxes)
+    speed_up(args, cfg, predictor, gpu)
+    illustrator = build_illustrator(args, cfg, checkpoint, predictor)
+    if illustrator and any(source.is_video for source in sources):
+        switches.say("warning: --show-merging draws images, not the frames of videos")
     origin = dict(config=args.config, checkpoint=checkpoint)
     header = dict(
         task=predictor.task,
@@ -126,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **predictor.meta,
     )
     with ResultsWriter(args.out) as writer:
-        failed = predict_all(sources, reader, predictor, writer)
+        failed = predict_all(sources, reader, predictor, writer, illustrator)
         if writer.entries:
             path = writer.write(header, failed)
             print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
@@ -209,7 +223,55 @@ def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxe
     return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
 
 
-def predict_all(sources: list[Source], reader: Reader, predictor, writer: ResultsWriter) -> dict:
+def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> None:
+    """Let the predictor's network run as --launch and --dtype say, or as the config's tests."""
+    if args.model:
+        given = dict(launch=args.launch, dtype=args.dtype, show_merging=args.show_merging)
+        for name in (name for name, value in given.items() if value):
+            switch = f"--{name.replace('_', '-')}"
+            switches.say(switches.no_effect(switch, "a --model is complete, and runs on the CPU"))
+        return
+    if args.launch == "graphs" and not gpu:
+        switches.say(switches.no_effect("--launch graphs", switches.NO_GPU))
+    configured = additions.find_hook(cfg, "fast_inference") or {}
+    options = {key: getattr(args, key) or configured.get(key) for key in ("launch", "dtype")}
+    options = {key: value for key, value in options.items() if value}
+    if gpu or switches.half(options.get("dtype")):
+        switches.say(accelerate(predictor.model, **options).summary)
+
+
+def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):
+    """What draws the figures of --show-merging, if they are wanted and there is something to draw.
+
+    Raises:
+        UserError: The model merges nothing at all.
+    """
+    if not args.show_merging or args.model:
+        return None
+    if reason := switches.merges_nothing(cfg):
+        switches.say(switches.no_effect("--show-merging", reason))
+        return None
+    note = f"{Path(args.config).name}, {Path(checkpoint).name}"
+    alone = predictor.one_box_at_a_time() if predictor.task == "pose" else predictor
+    return MergingIllustrator(alone, cfg, note, Selection())
+
+
+def draw_merging(illustrator, item: Item, folder: Path) -> str | None:
+    """Draw what merges in an image; the figure's path in `folder`, None if there is none.
+
+    Raises:
+        NothingToDrawError: Nothing merges in this image, or nobody is in it.
+    """
+    if illustrator is None or item.frame is not None:
+        return None
+    path = f"{MERGING}/{item.source.name}.png"
+    illustrator.draw(item, folder / path)
+    return path
+
+
+def predict_all(
+    sources: list[Source], reader: Reader, predictor, writer: ResultsWriter, illustrator=None
+) -> dict:
     """Predict and save everything; returns what failed, why by path."""
     failed: dict[Path, str] = {}
     with Progress(console=Console(stderr=True)) as progress:
@@ -236,7 +298,13 @@ def predict_all(sources: list[Source], reader: Reader, predictor, writer: Result
                     fail(item.source.path, str(error).strip().splitlines()[0])
             else:
                 for item, prediction in zip(batch, predictions, strict=True):
-                    writer.add(item, prediction)
+                    merging = None
+                    try:
+                        merging = draw_merging(illustrator, item, writer.folder)
+                    except NothingToDrawError as error:
+                        line = f"warning: {item.source.path}: no figure of merging: {error}"
+                        progress.console.out(line, highlight=False)
+                    writer.add(item, prediction, merging)
             progress.advance(task, len(batch))
     return failed
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -32,13 +32,11 @@ try:
     from sweeping.scores import ScoreOptions
     from sweeping.settings import SWEEPS, settings
 
-    from mmseg_tome.engine import launch
+    from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import UserError
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"sweep.py: error: {missing}")
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, default=Path("sweep_output"), metavar="FOLDER")
     add("--data-root", metavar="FOLDER", help="place of the test data, instead of the config's")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
-    add("--dtype", default="float32", choices=DTYPES, help="half precision is not autocast")
+    switches.add_dtype(parser, default="float32")
     add("--batch", type=int, default=1, metavar="N", help="images at a time when evaluating")
     add("--workers", type=int, default=4, metavar="N", help="threads that read images")
     add("--max-images", type=int, metavar="N", help="evaluate on N images, spread over all")
@@ -74,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--time", action="store_true", help="time all settings, too")
     add("--time-batch", nargs="+", type=int, default=[1], metavar="N",
         help="images at a time when timing (default 1)")  # fmt: skip
+    switches.add_launch(parser, default="auto")
     add("--rounds", type=int, default=20, metavar="N", help="timed rounds (default 20)")
     add("--report", action="store_true", help="only gather the rows that are in --out")
     add("--dry-run", action="store_true", help="only say what would be done")
@@ -146,7 +145,18 @@ def check_usage(args: argparse.Namespace) -> None:
         )
     if not args.accuracy and not args.time:
         raise UserError("--no-accuracy without --time leaves nothing to do")
-    read_device(args.device)
+    switches.say(*check_launch(args))
+
+
+def check_launch(args: argparse.Namespace) -> Iterator[str]:
+    """Yield a warning where --launch has no effect on what --device times.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    on_gpu = read_device(args.device).type == "cuda"
+    if args.launch == "graphs" and not on_gpu:
+        yield switches.no_effect("--launch graphs", switches.NO_GPU)
 
 
 def make_folder(path: Path) -> None:
@@ -190,6 +200,7 @@ def read_options(args: argparse.Namespace) -> Options:
         part=read_part(args.part),
         time_batches=tuple(dict.fromkeys(args.time_batch)),
         rounds=args.rounds,
+        launch=args.launch,
     )
 
 

@@ -8,7 +8,7 @@ Without a checkpoint, the config's `load_from` is tested.
 import argparse
 
 from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
-from mmseg_tome.engine import launch
+from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.errors import UserError
 
 
@@ -24,12 +24,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--dump", help="file (.pkl) to save raw predictions to")
     parser.add_argument("--badcase", action="store_true", help="analyse bad cases (pose)")
     launch.add_common_arguments(parser)
+    switches.add_dtype(parser)
     return parser.parse_intermixed_args()  # options may stand between config and checkpoint
 
 
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
+    switches.use_dtype(cfg, args.dtype)
     cfg.load_from = args.checkpoint or cfg.get("load_from")
     cfg.resume = False
     if not cfg.load_from:
@@ -45,15 +47,14 @@ def main() -> None:
         dump = dict(type="DumpResults", out_file_path=args.dump)
         cfg.test_evaluator = [*evaluators(cfg), dump]
     if args.out and launch.is_pose(cfg):
-        cfg.custom_hooks = [
-            *cfg.custom_hooks,
-            dict(type="mmseg_tome.SaveMetricsHook", path=args.out),
-        ]
+        save = dict(type="mmseg_tome.SaveMetricsHook", path=args.out)
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), save]
     elif args.out:
         for metric in evaluators(cfg):
             metric["output_dir"] = args.out
             metric["keep_results"] = True
-    launch.build_runner(cfg, ("test",)).test()
+    runner = launch.build_runner(cfg, ("test",))
+    launch.run_to_end(runner, runner.test)
 
 
 def evaluators(cfg) -> list[dict]:

@@ -1,12 +1,12 @@
 """Train a segmentation or pose model: the command line of the mm tools.
 
-python tools/train.py configs/segformerpp_hq_cityscapes.py --amp
+python tools/train.py configs/segformerpp_hq_cityscapes.py --dtype bfloat16
 """
 
 import argparse
 
 from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
-from mmseg_tome.engine import launch
+from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.errors import UserError
 
 
@@ -19,7 +19,13 @@ def parse_args() -> argparse.Namespace:
         const="auto",
         help="go on from this checkpoint, or from the latest one in the work dir",
     )
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    precision = parser.add_argument_group("mixed precision")
+    precision.add_argument("--amp", action="store_true", help="autocast, as in the mm tools")
+    precision.add_argument(
+        "--dtype",
+        choices=switches.DTYPES,
+        help="autocast's data type; float32: none (default: the config's)",
+    )
     parser.add_argument("--no-validate", action="store_true", help="do not validate in between")
     parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
@@ -33,8 +39,8 @@ def main() -> None:
     cfg = launch.load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if args.amp:
-        use_amp(cfg)
+    gpu = switches.has_gpu()
+    switches.say(*switches.use_autocast(cfg, args.dtype, args.amp, gpu))
     if args.auto_scale_lr:
         if not cfg.get("auto_scale_lr"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
@@ -46,19 +52,8 @@ def main() -> None:
     if "preprocess_cfg" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.preprocess_cfg)
     launch.check_checkpoint(cfg.get("load_from"))
-    launch.build_runner(cfg, ("train", "val")).train()
-
-
-def use_amp(cfg) -> None:
-    """Turn the config's optimizer wrapper into the one for mixed precision."""
-    wrapper = cfg.optim_wrapper
-    kind = wrapper.get("type", "OptimWrapper")
-    if kind == "AmpOptimWrapper":
-        return
-    if kind != "OptimWrapper":
-        raise UserError(f"--amp works with OptimWrapper, the config's optim_wrapper is {kind}")
-    wrapper.type = "AmpOptimWrapper"
-    wrapper.setdefault("loss_scale", "dynamic")
+    runner = launch.build_runner(cfg, ("train", "val"))
+    launch.run_to_end(runner, runner.train)
 
 
 if __name__ == "__main__":

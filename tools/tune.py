@@ -32,13 +32,12 @@ import torch
 
 try:
     import tuning  # noqa: F401  (the mm stack's missing parts first)
-    from sweep import DTYPES, make_folder
+    from sweep import check_launch, make_folder
     from sweeping.images import Images, Samples
     from sweeping.progress import progress_of
     from sweeping.settings import Setting
 
-    from mmseg_tome.engine import launch
-    from mmseg_tome.engine.arguments import read_device
+    from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.errors import DataError, UserError
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
@@ -76,7 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "several only with --check)")  # fmt: skip
     add("--out", type=Path, default=Path("tune_output"), metavar="FOLDER")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...: where it shall be fast")
-    add("--dtype", default="float32", choices=DTYPES, help="half precision is not autocast")
+    switches.add_dtype(parser, default="float32")
+    switches.add_launch(parser, default="auto")
     add("--trials", type=int, default=80, metavar="N", help="plans to try (default 80)")
     add("--batch", type=int, default=1, metavar="N", help="images at a time when evaluating")
     add("--time-batch", type=int, default=1, metavar="N", help="images at a time when timing")
@@ -125,7 +125,7 @@ def check_usage(args: argparse.Namespace) -> None:
     if "://" in args.checkpoint:
         raise UserError(f"checkpoint {args.checkpoint}: download it first, tuning needs a file")
     launch.check_checkpoint(args.checkpoint)
-    read_device(args.device)
+    switches.say(*check_launch(args))
     if args.check:
         if args.images or args.labels or args.data:
             raise UserError("--check compares on the config's test data: leave out --images, "
@@ -212,6 +212,7 @@ def search(args: argparse.Namespace, cfg) -> str:
         time_batch=args.time_batch,
         rounds=args.rounds,
         seed=args.seed,
+        launch=args.launch,
     )
     gc.freeze()  # what is loaded by now stays: the collection before every timing skips it
     source = str(args.images or f"{args.data} data of {Path(args.config).name}")
@@ -243,6 +244,7 @@ def check(args: argparse.Namespace, cfg) -> str:
                 args.rounds,
                 args.max_images,
                 advance,
+                args.launch,
             )
     return table(rows)
 

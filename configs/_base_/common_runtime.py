@@ -5,21 +5,12 @@ env_cfg = dict(
     dist_cfg=dict(backend="nccl"),
 )
 # The scope `mmseg_tome` imports itself on first use, but MMPose, and an mmseg whose mmcv has no
-# compiled ops, need `compat` before they are imported, and the hooks below must be registered.
+# compiled ops, need `compat` before they are imported; `engine` makes loading checkpoints safe.
 custom_imports = dict(
     imports=["mmseg_tome.compat", "mmseg_tome.engine"],
     allow_failed_imports=False,
 )
-custom_hooks = [
-    dict(type="mmseg_tome.CheckpointGuardHook"),
-    dict(type="mmseg_tome.DatasetGuardHook"),
-    # CUDA graphs when testing, and half precision with dtype="bfloat16".
-    dict(type="mmseg_tome.FastInferenceHook", enabled=False),
-    # CUDA graphs when training on one GPU.
-    dict(type="mmseg_tome.FastTrainingHook", enabled=False),
-    # What merges, as pictures and numbers for the visualizers.
-    dict(type="mmseg_tome.MergingVisualizationHook", enabled=False),
-]
+custom_hooks = []  # those of a config of yours: [*_base_.custom_hooks, dict(type=...)]
 vis_backends = [dict(type="LocalVisBackend")]
 log_level = "INFO"
 load_from = None

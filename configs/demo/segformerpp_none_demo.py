@@ -1,7 +1,7 @@
 # The network of `make demo`: a MiT between "tiny" and B0, trained from random weights for about a
 # minute on two CPU cores, on the scenes that `tools/demo/street_scenes.py` renders. The sibling
 # configs test its checkpoint with merging.
-_base_ = ["../_base_/default_runtime.py"]
+_base_ = ["../_base_/default_runtime.py", "../_base_/default_hooks.py"]
 
 data_root = "data/demo_street_scenes"
 crop_size = (256, 512)  # height, width: a whole scene at the demo's default height
@@ -14,9 +14,9 @@ class_weight = [
 ]
 
 model = dict(
-    type="EncoderDecoder",
+    type="mmseg_tome.EncoderDecoder",
     data_preprocessor=dict(
-        type="SegDataPreProcessor",
+        type="mmseg_tome.SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -100,6 +100,7 @@ test_cfg = dict(type="TestLoop")
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=iters)
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="mmseg_tome.GroupedOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=8e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=1.0),
 )

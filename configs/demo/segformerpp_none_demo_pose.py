@@ -9,9 +9,9 @@ iters = 400
 codec = dict(type="MSRAHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
 
 model = dict(
-    type="TopdownPoseEstimator",
+    type="mmseg_tome.TopdownPoseEstimator",
     data_preprocessor=dict(
-        type="PoseDataPreprocessor",
+        type="mmseg_tome.PoseDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
@@ -85,6 +85,7 @@ test_cfg = dict()
 train_cfg = dict(by_epoch=False, max_iters=iters)
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="mmseg_tome.GroupedOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=4e-3, weight_decay=0.01),
     clip_grad=dict(max_norm=1.0),
 )

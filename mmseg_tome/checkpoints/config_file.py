@@ -89,7 +89,8 @@ def _bases(task: str, variant: str, dataset: str | None) -> tuple[list[str], str
             )
         variant = variant if variant in ("b0", "b5") else FALLBACK
     elif dataset is None:
-        return [f"_base_/models/segformer_mit_{variant}.py", "_base_/default_runtime.py"], variant
+        model = f"_base_/models/segformer_mit_{variant}.py"
+        return [model, "_base_/default_hooks.py", "_base_/default_runtime.py"], variant
     if dataset == "camvid":
         variant = variant if variant in ("b0", "b1", "b2") else FALLBACK
         return [f"camvid/segformerpp_{variant}_none_camvid.py"], variant
@@ -157,7 +158,7 @@ test_dataloader = dict(
         pipeline=test_pipeline,
     ),
 )
-test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+test_evaluator = dict(type="mmseg_tome.IoUMetric", iou_metrics=["mIoU"])
 test_cfg = dict(type="TestLoop")"""
 
 

@@ -16,14 +16,16 @@ from pathlib import Path
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 
+from mmseg_tome.engine import additions, switches
+from mmseg_tome.engine.additions import OURS
 from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
+from mmseg_tome.engine.collate import stop_loaders
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.engine.dataset_guard import explain_empty
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models.errors import ModelInputError
 
-OURS = "mmseg_tome."
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -34,8 +36,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work-dir", help="folder of logs, checkpoints and metrics")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="folder to save painted predictions to")
-    parser.add_argument("--interval", type=int, help="paint every n-th sample (default: all)")
+    switches.add_show_merging(parser)
+    parser.add_argument(
+        "--interval",
+        type=int,
+        help="show every n-th sample (default: all), merging in every n-th batch (default: 500)",
+    )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show waits")
+    switches.add_launch(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],
@@ -66,7 +74,7 @@ def read_config(args: argparse.Namespace) -> Config:
     """Read the config that `args` name and apply the options of `add_config_arguments` to it.
 
     Raises:
-        UserError: The file is missing or has no model.
+        UserError: The file is missing or has no model, or an option has no place in it.
     """
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = "1"
@@ -74,7 +82,7 @@ def read_config(args: argparse.Namespace) -> Config:
         raise UserError(f"config {args.config} does not exist")
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        _override(cfg, args.cfg_options)
     if "model" not in cfg:
         raise UserError(f"config {args.config} has no model: it is a part of other configs")
     _adopt_the_authors_models(cfg)
@@ -95,9 +103,13 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
-    _add_guards(cfg)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
+    gpu = switches.has_gpu()
+    added = additions.complete(cfg, gpu, given=args.cfg_options or ())
+    switches.say(added, *switches.use_launch(cfg, args.launch, gpu))
+    if args.show_merging:
+        switches.say(switches.use_show_merging(cfg, args.interval))
     return cfg
 
 
@@ -121,6 +133,14 @@ def build_runner(cfg: Config, stages: tuple[str, ...]):
         check_data(cfg.get(f"{stage}_dataloader"))
     adapt_to_cpu(cfg)
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def run_to_end(runner, work: Callable[[], object]) -> None:
+    """Do a runner's work, then end the processes that load its data."""
+    try:
+        work()
+    finally:
+        stop_loaders(runner)
 
 
 def check_torchvision() -> None:
@@ -214,6 +234,27 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
             yield from _datasets(part)
 
 
+def _override(cfg: Config, options: dict) -> None:
+    """Merge `--cfg-options` into a config, as mmengine does.
+
+    Raises:
+        UserError: An option names an entry that a list does not have, or is none of a dict.
+    """
+    for key in options:
+        found = re.match(r"custom_hooks\.(\d+)", key)
+        if found and int(found[1]) >= len(cfg.get("custom_hooks") or []):
+            raise UserError(
+                f"--cfg-options {key}: the config has no {found[0]}. Hooks of mmseg_tome have "
+                "names, such as default_hooks.fast_inference, fast_training and "
+                "merging_visualization, and switches: --launch, --dtype, --show-merging"
+            )
+    try:
+        cfg.merge_from_dict(options)
+    except (LookupError, TypeError, AttributeError) as error:
+        file = Path(cfg.filename).name
+        raise UserError(f"--cfg-options do not fit {file}: {error.args[0]}") from None
+
+
 def _adopt_the_authors_models(cfg: Config) -> None:
     """Let the authors' config files run: they name stock classes, which they had replaced."""
     backbone = cfg.model.get("backbone") or {}
@@ -224,13 +265,6 @@ def _adopt_the_authors_models(cfg: Config) -> None:
     if head.get("type") == "SegformerHead" and "num_keypoints" in head:
         head.type = f"{OURS}SegformerHeatmapHead"
         head.out_channels = head.pop("num_keypoints")
-
-
-def _add_guards(cfg: Config) -> None:
-    hooks = list(cfg.get("custom_hooks") or [])
-    present = [hook.get("type") for hook in hooks]
-    guards = [f"{OURS}CheckpointGuardHook", f"{OURS}DatasetGuardHook"]
-    cfg.custom_hooks = [*hooks, *(dict(type=guard) for guard in guards if guard not in present)]
 
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:

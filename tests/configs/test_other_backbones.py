@@ -87,7 +87,8 @@ def test_the_model_is_the_zoos(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ours, theirs = load(file(name, "none")).model, load_zoo(name).model
     assert ours.backbone.type == f"mmseg_tome.{MODELS[name][0]}"
-    ours.backbone.type = ours.backbone.type.split(".")[-1]
+    for part in (ours, ours.backbone, ours.data_preprocessor):
+        part.type = part.type.split(".")[-1]
     theirs.pop("pretrained", None)  # DeiT's is a file of one's own, see the base config
     weights = [model.backbone.pop("init_cfg", None) for model in (ours, theirs)]
     assert (weights[0] is None) == (weights[1] is None)

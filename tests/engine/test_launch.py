@@ -1,11 +1,12 @@
 import json
 import sys
+from argparse import ArgumentParser, Namespace
 from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.engine import launch
+from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.engine.errors import DataError, UserError
 from mmseg_tome.merging import TomeConfigError
@@ -63,6 +64,51 @@ def test_the_authors_configs_get_the_merging_backbone():
     stock = Config(dict(model=dict(backbone=dict(type="MixVisionTransformer"))))
     launch._adopt_the_authors_models(stock)
     assert stock.model.backbone.type == "MixVisionTransformer"
+
+
+def read(path, **options):
+    return launch.read_config(Namespace(config=str(path), cfg_options=options, trust_checkpoint=0))
+
+
+def test_options_of_hooks_that_had_no_names_are_told_the_new_ones(tmp_path):
+    config = tmp_path / "mine.py"
+    for hooks in ("", "custom_hooks = [dict(type='EMAHook')]"):
+        config.write_text(f"test_pipeline = []\n{hooks}\nmodel = dict(type='A')")
+        with pytest.raises(UserError, match=r"no custom_hooks.2\. .* --launch, --dtype"):
+            read(config, **{"custom_hooks.2.enabled": True})
+    cfg = read(config, **{"custom_hooks.0.momentum": 0.1})
+    assert cfg.custom_hooks == [dict(type="EMAHook", momentum=0.1)]
+    with pytest.raises(UserError, match=r"do not fit mine.py: Index 3 exceeds the length"):
+        read(config, **{"custom_hooks.0.momentum": [1], "test_pipeline.3.scale": 1})
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_config_is_completed_and_switched(tmp_path, monkeypatch, capsys, gpu):
+    """The switches work where the config has no such hooks, and each line is said once."""
+    monkeypatch.setattr(switches, "has_gpu", lambda: gpu)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    config = tmp_path / "mine.py"
+    backbone = "dict(type='mmseg_tome.MixVisionTransformer', tome_cfg='hq')"
+    config.write_text(
+        f"default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder', backbone={backbone})\n"
+    )
+    parser = ArgumentParser()
+    parser.add_argument("config")
+    launch.add_common_arguments(parser)
+    args = [str(config), "--launch", "graphs", "--show-merging", "--work-dir", "work"]
+    cfg = launch.load_config(parser.parse_args(args))
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("added to the config: default_hooks.fast_inference")
+    assert said[-1].startswith("--show-merging: pictures merging_*.png below work")
+    assert len(said) == (2 if gpu else 3)
+    if gpu:
+        assert cfg.model.type == "mmseg_tome.EncoderDecoder"
+        assert cfg.default_hooks.fast_inference.launch == "graphs"
+    else:
+        assert said[1] == "warning: --launch graphs has no effect: there is no GPU"
+        assert cfg.model.type == "EncoderDecoder"
+    assert cfg.default_hooks.merging_visualization.enabled
+    assert cfg.default_hooks.checkpoint_guard.type == "mmseg_tome.CheckpointGuardHook"
 
 
 def test_a_machine_without_gpu_gets_gloo_and_plain_batch_norm(monkeypatch):

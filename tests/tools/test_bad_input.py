@@ -132,6 +132,16 @@ def test_an_image_smaller_than_the_backbone_can_take(
     assert "at least 29" in line
 
 
+def test_switches_that_contradict_each_other(mistake, camvid_options, camvid_config):
+    line = mistake("train.py", camvid_config, "--amp", "--dtype", "float32", *camvid_options)
+    assert line == "error: --amp is --dtype float16: leave it out with --dtype float32"
+
+
+def test_positions_of_hooks_that_have_names_now(mistake, camvid_config):
+    line = mistake("test.py", camvid_config, "--cfg-options", "custom_hooks.2.enabled=True")
+    assert "the config has no custom_hooks.2. Hooks of mmseg_tome have names" in line
+
+
 def test_options_that_a_config_cannot_take(mistake, checkpoint, camvid_options, camvid_config):
     path = checkpoint()
     assert "--badcase needs" in mistake(

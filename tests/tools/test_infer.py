@@ -49,6 +49,16 @@ def infer(repo, monkeypatch, capsys):
 
 
 @pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    """What the tool says besides errors."""
+    from mmseg_tome.engine import switches
+
+    found = []
+    monkeypatch.setattr(switches, "say", lambda *lines: found.extend(filter(None, lines)))
+    return found
+
+
+@pytest.fixture
 def mistake(infer, tmp_path):
     """Run the tool and return the one line with which it refuses, before it makes anything."""
 
@@ -178,6 +188,78 @@ def test_overlays_blend_the_image_with_the_classes_colours(infer, images, segmen
     named = cv2.imread(str(out / "overlays" / "a.jpg")).astype(int)
     changed = np.abs(named - painted[1]).max(axis=2) > 40
     assert 0 < changed.mean() < 0.5
+
+
+def test_the_figure_of_what_merges(infer, images, segmenter, tmp_path):
+    out, clip = tmp_path / "out", tmp_path / "clip.avi"
+    write_video(clip, [cv2.imread(str(images / "a.jpg"))])
+    given = [images / "a.jpg", clip, *segmenter, "--out", out]
+    assert infer(*given, "--show-merging") == (0, [])
+    plain, frame = results(out)["images"]
+    assert plain["merging"] == "merging/a.png"
+    assert "merging" not in frame
+    assert files(out / "merging") == ["a.png"]
+    assert min(cv2.imread(str(out / "merging" / "a.png")).shape[:2]) > 400
+    labels = cv2.imread(str(out / plain["labels"]), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(labels, mmseg_labels(segmenter, plain["path"]))
+
+
+@needs_mmpose
+def test_the_figure_of_the_largest_person(infer, persons, estimator, tmp_path):
+    """Boxes run together, but for the figure, which has to tell them apart."""
+    out, image = tmp_path / "out", persons / "000000197388.jpg"
+    boxes = ["--boxes", persons / "test_coco.json", "--batch-size", 16]
+    assert infer(image, *estimator, *boxes, "--show-merging", "--out", out) == (0, [])
+    (entry,) = results(out)["images"]
+    assert len(entry["instances"]) > 2
+    assert files(out / "merging") == [f"{image.stem}.png"]
+
+
+@pytest.mark.parametrize(
+    ("given", "configured", "wanted"),
+    [
+        ([], {}, {}),
+        ([], dict(dtype="bfloat16", launch="eager"), dict(launch="eager", dtype="bfloat16")),
+        (["--dtype", "float32"], dict(dtype="bfloat16"), dict(dtype="float32")),
+        (["--launch", "graphs"], dict(launch="eager"), dict(launch="graphs")),
+    ],
+)
+def test_a_gpu_runs_the_network_as_told(repo, monkeypatch, warned, given, configured, wanted):
+    monkeypatch.syspath_prepend(str(repo / "tools"))
+    import infer as tool
+
+    def accelerate(model, **options):
+        assert model == "network"
+        return argparse.Namespace(summary=repr(options))
+
+    monkeypatch.setattr(tool, "accelerate", accelerate)
+    args = tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
+    hook = dict(type="mmseg_tome.FastInferenceHook", **configured)
+    cfg = Config(dict(model={}, default_hooks=dict(fast_inference=hook)))
+    tool.speed_up(args, cfg, argparse.Namespace(model="network"), gpu=True)
+    assert warned == [repr(wanted)]
+
+
+def test_switches_without_effect_say_so(infer, images, segmenter, tmp_path, warned):
+    none = [arg.replace("_hq_", "_none_") for arg in segmenter]
+    given = [images / "a.jpg", *none, "--out", tmp_path, "--device", "cpu"]
+    assert infer(*given, "--show-merging", "--launch", "graphs") == (0, [])
+    assert warned == [
+        "warning: --launch graphs has no effect: there is no GPU",
+        "warning: --show-merging has no effect: the config merges nothing, see tome_cfg",
+    ]
+
+
+def test_half_precision(infer, images, segmenter, tmp_path, warned):
+    found = []
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        given = [images / "a.jpg", *segmenter, "--out", out, "--device", "cpu", "--dtype", dtype]
+        assert infer(*given) == (0, [])
+        found.append(cv2.imread(str(out / "labels" / "a.png"), cv2.IMREAD_UNCHANGED))
+    (line,) = warned  # of the second run
+    assert "bfloat16" in line
+    assert 0.5 < (found[0] == found[1]).mean() < 1
 
 
 def write_video(path: Path, images: list[np.ndarray]) -> None:

@@ -133,6 +133,23 @@ def test_times_are_per_image(place):
     assert {times["launch"] for times in found} == {"eager"}
 
 
+@pytest.mark.parametrize("launch", ["auto", "graphs", "eager"])
+def test_times_are_of_graphs_unless_told_otherwise(place, monkeypatch, launch):
+    graphed = []
+    monkeypatch.setattr("sweeping.timing.install", lambda part, *_, **__: graphed.append(part))
+    model = build_network(config_of(place), str(place / "0.pth"))
+    time_settings(model, [HQ], SIZE, 1, torch.device("cpu"), rounds=1, launch=launch)
+    assert len(graphed) == (0 if launch == "eager" else 2)
+
+
+def test_graphs_on_a_cpu_are_told_of(place, tmp_path, capsys):
+    call = [*arguments(place, tmp_path), "--dry-run", "--launch"]
+    assert sweep.main([*call, "graphs"]) == 0
+    assert "warning: --launch graphs has no effect: there is no GPU" in capsys.readouterr().err
+    assert sweep.main([*call, "eager"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def arguments(place, out, *more):
     seeds = [str(place / f"{seed}.pth") for seed in range(2)]
     model = ["--model", "tiny", str(place / "tiny.py"), *seeds]

@@ -83,6 +83,47 @@ def test_merging_is_chosen_by_the_config_alone(trained, run_tool, camvid_options
     assert found[0] != found[1]
 
 
+def test_switches_are_named_entries_of_the_config_in_the_stock_tool_too(
+    trained, run_tool, camvid_options, camvid_config
+):
+    """Half precision and pictures of what merges: by our switches, and by the config's entries."""
+    import mmseg
+
+    stock = Path(mmseg.__file__).parent / ".mim" / "tools" / "test.py"
+    entries = ["fast_inference.dtype=bfloat16", "merging_visualization.enabled=True"]
+    entries = [f"default_hooks.{entry}" for entry in entries]
+    switches = ["--dtype", "bfloat16", "--show-merging", "--interval", "3"]
+    found = []
+    for tool, before, after in (("test.py", switches, []), (stock, [], entries)):
+        work_dir = trained / f"half_{len(before)}"
+        run_tool(
+            tool, camvid_config, trained / "final.pth", "--work-dir", work_dir, *before,
+            *camvid_options, *after, cwd=trained,
+        )  # fmt: skip
+        pictures = {p.stem for p in work_dir.rglob("vis_image/merging_val_*.png")}
+        pictures |= {p.stem for p in work_dir.rglob("vis_image/merging_test_*.png")}
+        found.append((scores(work_dir), {p for p in pictures if p.endswith("image_0")}))
+        assert len(pictures) == (10 if before else 5)  # of the first batch, and of the fourth
+    assert found[0] == found[1]
+    assert found[0][0] == pytest.approx(scores(trained / "tested"), abs=1)
+
+
+def test_a_config_that_only_names_our_backbone_scores_the_same(
+    trained, run_tool, camvid_options, camvid_config, tmp_path
+):
+    stock = dict(val_evaluator="IoUMetric", test_evaluator="IoUMetric", model="EncoderDecoder")
+    lines = [f"{key} = dict(type={kind!r})" for key, kind in stock.items()]
+    hooks = "default_hooks = dict(_delete_=True, logger=dict(type='LoggerHook'))"
+    mine = tmp_path / "mine.py"
+    mine.write_text("\n".join([f"_base_ = {str(camvid_config)!r}", *lines, hooks]))
+    options = [option for option in camvid_options if "default_hooks" not in option]
+    run_tool("test.py", mine, trained / "final.pth", "--work-dir", tmp_path / "mine", *options)
+    assert scores(tmp_path / "mine") == scores(trained / "tested")
+    dumped = max((tmp_path / "mine").glob("2*/vis_data/config.py")).read_text()
+    assert "mmseg_tome.FastInferenceHook" in dumped
+    assert "mmseg_tome.CheckpointGuardHook" in dumped
+
+
 def test_two_processes_score_what_one_does(trained, run_tool, camvid_options, camvid_config):
     run_tool(
         "dist_test.sh", camvid_config, trained / "final.pth", 2,
@@ -111,9 +152,10 @@ def test_two_processes_train(run_tool, camvid_options, tmp_path, camvid_config):
     assert (tmp_path / "iter_2.pth").is_file()
 
 
-def test_mixed_precision_training(run_tool, camvid_options, tmp_path, camvid_config):
+@pytest.mark.parametrize("switch", [["--amp"], ["--dtype", "bfloat16"]])
+def test_mixed_precision_training(run_tool, camvid_options, tmp_path, camvid_config, switch):
     run_tool(
-        "train.py", camvid_config, "--amp", "--no-validate", "--work-dir", tmp_path,
+        "train.py", camvid_config, *switch, "--no-validate", "--work-dir", tmp_path,
         *camvid_options, "train_cfg.max_iters=2",
     )  # fmt: skip
     losses = [entry["loss"] for entry in scalars(tmp_path)]

@@ -16,10 +16,10 @@ from torch import nn
 
 from mmseg_tome.engine.checkpoint import load_from_local
 from mmseg_tome.engine.errors import UserError
-from mmseg_tome.inference.acceleration import accelerate
 from mmseg_tome.inference.weights import load_weights
-from mmseg_tome.merging import parse_tome_cfg
 from mmseg_tome.models import MixVisionTransformer
+from mmseg_tome.runtime import merging_switch
+from mmseg_tome.runtime.acceleration import accelerate
 
 from .settings import NONE, Setting
 
@@ -45,15 +45,8 @@ def build_network(cfg: Config, checkpoint: str) -> nn.Module:
 
 def set_merging(backbone: MixVisionTransformer, setting: Setting) -> None:
     """Let a backbone merge by a setting from now on; its weights stay as they are."""
-    stages = parse_tome_cfg(setting.tome_cfg, backbone.num_stages)
-    backbone.reuse = [stage.reuse for stage in stages]
-    backbone.auto = None
+    merging_switch.set_merging(backbone, setting.tome_cfg)
     backbone.down_sample = setting.down_sample
-    for (_, blocks, _), stage in zip(backbone.layers, stages, strict=True):
-        for block in blocks:
-            block.attn.q_merger.strategy = stage.q
-            block.attn.kv_merger.strategy = stage.kv
-            block.attn.proportional = stage.proportional
 
 
 def tokens_kept(
@@ -95,7 +88,7 @@ class Network:
     def __init__(self, cfg: Config, checkpoint: str, device: str, dtype: str = "float32") -> None:
         self.model = build_network(cfg, checkpoint).to(device)
         if dtype != "float32":
-            accelerate(self.model, dtype, graphs=False)
+            accelerate(self.model, dtype, launch="eager")
 
     @torch.no_grad()
     def predict(self, batches: Iterable[list[dict]], setting: Setting) -> Iterator[np.ndarray]:

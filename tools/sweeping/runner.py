@@ -39,6 +39,7 @@ class Options:
         part: Which share of the rows this process does, from 0, and of how many.
         time_batches: Images at a time when timing.
         rounds: How often each setting is timed.
+        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Options:
     part: tuple[int, int] = (0, 1)
     time_batches: tuple[int, ...] = (1,)
     rounds: int = 20
+    launch: str = "auto"
 
 
 class Sweep:
@@ -216,6 +218,7 @@ class Sweep:
 
     def _time_mark(self, group: Group, batch: int, setting: Setting) -> str:
         options = self.options
+        on_gpu = options.device.type == "cuda"
         return self.fingerprints.of(
             group.model.cfg.model,
             group.checkpoint,
@@ -225,6 +228,7 @@ class Sweep:
             dtype=options.dtype,
             device=device_name(options.device),
             rounds=options.rounds,
+            **(dict(launch="eager") if options.launch == "eager" and on_gpu else {}),
         )
 
     def _input_size(self, group: Group) -> tuple[int, int]:
@@ -250,6 +254,7 @@ class Sweep:
             options.dtype,
             options.rounds,
             advance,
+            options.launch,
         )
         run = uuid.uuid4().hex[:8]  # only times of one run compare
         for setting, times in zip(self.settings, found, strict=True):

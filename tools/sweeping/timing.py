@@ -9,13 +9,9 @@ import torch
 from benchmarking import measure
 from torch import Tensor, nn
 
-from mmseg_tome.inference.acceleration import (
-    DTYPES,
-    CudaGraphCapture,
-    GraphedFunction,
-    accelerate,
-    to_half,
-)
+from mmseg_tome.runtime.acceleration import accelerate
+from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, install
+from mmseg_tome.runtime.precision import DTYPES, to_half
 
 from .network import set_merging
 from .settings import Setting
@@ -30,8 +26,9 @@ def time_settings(
     dtype: str = "float32",
     rounds: int = 10,
     advance: Callable[[], None] = lambda: None,
+    launch: str = "auto",
 ) -> list[dict]:
-    """Time backbone and head of a segmentor; on a GPU as CUDA graphs.
+    """Time backbone and head of a segmentor.
 
     Args:
         model: The segmentor, in eval mode, not accelerated; is moved and cast.
@@ -42,6 +39,7 @@ def time_settings(
         dtype: "float32", "bfloat16" or "float16".
         rounds: How often each is timed.
         advance: Called `steps` times.
+        launch: "eager", or by CUDA graphs where there is a GPU.
 
     Returns:
         For each setting `ms` per image (median, q1, q3, min, max), and `launch`, how it was
@@ -55,14 +53,14 @@ def time_settings(
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(batch, 3, *hw, generator=generator).to(device)
     # Only one graph runs at a time: all share their memory.
-    capture = CudaGraphCapture()
+    capture = CudaGraphs()
     networks, forwards = [], []
     for setting in settings:
         network = with_setting(model, setting)
         if dtype in DTYPES:
-            accelerate(network, dtype, graphs=False)
-        for part in (network.backbone, network.decode_head):
-            part.forward = GraphedFunction(part.forward, capture=capture)
+            accelerate(network, dtype, launch="eager")
+        for part in (network.backbone, network.decode_head) if launch != "eager" else ():
+            install(part, "inference", patience=0, capture=capture)
         networks.append(network)
         forwards.append(_forward(network, image))
         forwards[-1]()  # captures
@@ -101,8 +99,7 @@ def _forward(network: nn.Module, image: Tensor) -> measure.Forward:
 
 def _launch(network: nn.Module) -> str:
     """How the kernels of a network are launched, read off it after it ran."""
-    parts = (network.backbone.forward, network.decode_head.forward)
-    captured = [c for part in parts for c in part.captured]
+    captured = [c for part in graphed_parts(network) for c in part.captured]
     if not captured:
         return "eager"  # on a CPU nothing is captured
     return "CUDA graphs" if all(captured) else "eager in part: no CUDA graph could be captured"

@@ -29,6 +29,7 @@ def compare(
     rounds: int = 20,
     limit: int | None = None,
     advance: Callable[[str], None] = lambda said: None,
+    launch: str = "auto",
 ) -> list[dict]:
     """Evaluate and time no merging, presets and tuned settings.
 
@@ -44,6 +45,7 @@ def compare(
         rounds: How often each is timed.
         limit: Evaluate on no more images than this.
         advance: Called after each setting.
+        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
 
     Returns:
         A row for each setting: `mIoU`, `agreement`, `ms`, `speedup`, size of the input `hw`.
@@ -57,7 +59,9 @@ def compare(
         rows.append({"name": setting.name, "hw": images.hw, **_shown(scores)})
         advance(setting.name)
     model = build_network(cfg, checkpoint)
-    times = time_settings(model, settings, images.hw, time_batch, device, dtype, rounds)
+    times = time_settings(
+        model, settings, images.hw, time_batch, device, dtype, rounds, launch=launch
+    )
     base = times[0]["ms"]["median"]
     for row, time in zip(rows, times, strict=True):
         row |= dict(ms=time["ms"]["median"], speedup=base / time["ms"]["median"])

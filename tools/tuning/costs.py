@@ -16,7 +16,8 @@ from sweeping.settings import NONE
 from sweeping.timing import with_setting
 from torch import Tensor, nn
 
-from mmseg_tome.inference.acceleration import DTYPES, CudaGraphCapture, GraphedFunction, to_half
+from mmseg_tome.runtime.graphs import CudaGraphs, Graphed
+from mmseg_tome.runtime.precision import DTYPES, to_half
 
 from .space import Choice, Plan, Space, setting
 
@@ -37,6 +38,7 @@ class StageTimes:
         dtype: "float32", "bfloat16" or "float16".
         known: Keeps what was measured: milliseconds, and of choices ratios, by name.
         rounds: How often each is timed; `ROUNDS` if None.
+        launch: "eager", or by CUDA graphs where there is a GPU.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class StageTimes:
         dtype: str,
         known: MutableMapping[str, float],
         rounds: int | None = None,
+        launch: str = "auto",
     ) -> None:
         self.space, self.hw, self.batch = space, hw, batch
         self.device, self.dtype, self.rounds = device, dtype, rounds or ROUNDS
         self.known = known
+        self.launch = launch
         self.model = model
         measure.make_current(device)
         model.to(device)
@@ -103,8 +107,10 @@ class StageTimes:
         self.known["ms whole"] = ms  # last: with it, the others are there
 
     def _sample(self, runs: list[tuple[Callable, Tensor]]) -> list[list[float]]:
-        capture = CudaGraphCapture()  # only one graph runs at a time: all share their memory
-        forwards = [_forward(GraphedFunction(run, capture=capture), x) for run, x in runs]
+        # Only one graph runs at a time: all share their memory.
+        uses = [] if self.launch == "eager" else ["inference"]
+        options = dict(uses=uses, patience=0, capture=CudaGraphs())
+        forwards = [_forward(Graphed(self.model, run, **options), x) for run, x in runs]
         for forward in forwards:
             forward()  # captures; index maps are cached
         return measure.time_in_turns(forwards, self.rounds, self.device, MIN_SAMPLE_S)

@@ -46,6 +46,7 @@ class Options:
         held_out: Share of the images that the search does not see.
         probe_images: Images on which each stage is probed.
         seed: Of the sampler.
+        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
     """
 
     out: Path
@@ -59,6 +60,7 @@ class Options:
     held_out: float = 0.33
     probe_images: int = 6
     seed: int = 0
+    launch: str = "auto"
 
 
 def tune(
@@ -97,6 +99,7 @@ def tune(
         options.device,
         options.dtype,
         Known(study),
+        launch=options.launch,
     )
     search = Search(study, space, times, loss, AgreementLoss(network, few, options.batch))
     with progress_of("stages timed", len(space.ways)) as advance:
@@ -119,7 +122,7 @@ def tune(
         checked = {plan: checking(plan) for plan in [chosen.plan, *names]}
     where = (
         f"{checkpoint} at {images.hw[1]}x{images.hw[0]}, batch {options.time_batch}, "
-        f"{options.dtype}, {device_name(options.device)}"
+        f"{options.dtype}, {device_name(options.device)}{_how(options)}"
     )
     content = dict(
         measured_with=where,
@@ -152,7 +155,7 @@ def _measure(model, hw: tuple[int, int], options: Options) -> Callable[[list[Pla
         with progress_of("timings", total, every=total // 4) as advance:
             found = time_settings(
                 model, settings, hw, options.time_batch, options.device, options.dtype,
-                options.rounds, lambda: advance(""),
+                options.rounds, lambda: advance(""), options.launch,
             )  # fmt: skip
         none, *others = (times["ms"]["median"] for times in found)
         return [none / ms for ms in others]
@@ -190,6 +193,12 @@ def _unreached(options: Options, tried: list[Tried], measured: dict[Plan, float]
     )
 
 
+def _how(options: Options) -> str:
+    """That times are of eager launches, where they would else be of CUDA graphs."""
+    eager = options.launch == "eager" and options.device.type == "cuda"
+    return ", launched eagerly" if eager else ""
+
+
 def _fingerprint(
     cfg: Config, checkpoint: str, images: Samples, source: str, space: Space, options: Options
 ) -> str:
@@ -205,4 +214,5 @@ def _fingerprint(
         hw=images.hw,
         device=device_name(options.device),
         **{name: getattr(options, name) for name in ("dtype", "time_batch", "held_out")},
+        **(dict(launch="eager") if _how(options) else {}),
     )

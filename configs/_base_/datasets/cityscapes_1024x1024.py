@@ -61,7 +61,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
+val_evaluator = dict(type="mmseg_tome.IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 # The learning rates are meant for this total batch; a tool's `--auto-scale-lr` turns this on.
 auto_scale_lr = dict(enable=False, base_batch_size=4)

@@ -1,9 +1,9 @@
 # Top-down pose with PVT-S (Wang et al., ICCV 2021), the arguments of the zoo's checkpoint. Data
 # sets set the head's `out_channels` and `decoder`.
 model = dict(
-    type="TopdownPoseEstimator",
+    type="mmseg_tome.TopdownPoseEstimator",
     data_preprocessor=dict(
-        type="PoseDataPreprocessor",
+        type="mmseg_tome.PoseDataPreprocessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

@@ -1,9 +1,9 @@
 # SegFormer-B0 (Xie et al., NeurIPS 2021), the arguments of the zoo's checkpoints. B1 to B5 are
 # deltas of this file. Tasks set `num_classes`, the training crop and how to test.
 model = dict(
-    type="EncoderDecoder",
+    type="mmseg_tome.EncoderDecoder",
     data_preprocessor=dict(
-        type="SegDataPreProcessor",
+        type="mmseg_tome.SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

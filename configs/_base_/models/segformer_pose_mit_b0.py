@@ -3,9 +3,9 @@
 _base_ = "./segformer_mit_b0.py"
 model = dict(
     _delete_=True,
-    type="TopdownPoseEstimator",
+    type="mmseg_tome.TopdownPoseEstimator",
     data_preprocessor=dict(
-        type="PoseDataPreprocessor",
+        type="mmseg_tome.PoseDataPreprocessor",
         mean=_base_.model.data_preprocessor.mean,
         std=_base_.model.data_preprocessor.std,
         bgr_to_rgb=True,

@@ -1,9 +1,9 @@
 # Twins-PCPVT-S (Chu et al., NeurIPS 2021) under UPerNet, the arguments of the zoo's checkpoint for
 # ADE20K. Tasks set the training crop.
 model = dict(
-    type="EncoderDecoder",
+    type="mmseg_tome.EncoderDecoder",
     data_preprocessor=dict(
-        type="SegDataPreProcessor",
+        type="mmseg_tome.SegDataPreProcessor",
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

@@ -1,6 +1,8 @@
 # The zoo's SegFormer recipe, as its checkpoints were trained.
+_base_ = "../default_hooks.py"
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="mmseg_tome.GroupedOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
     paramwise_cfg=dict(
         custom_keys={

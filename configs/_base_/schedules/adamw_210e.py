@@ -2,6 +2,7 @@
 # 70, before its first step, so that it never acts; here it acts, at epochs 170 and 200.
 optim_wrapper = dict(
     type="OptimWrapper",
+    constructor="mmseg_tome.GroupedOptimWrapperConstructor",
     optimizer=dict(type="AdamW", lr=5e-4, betas=(0.9, 0.999), weight_decay=0.01),
 )
 param_scheduler = [

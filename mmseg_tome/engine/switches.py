@@ -1,0 +1,167 @@
+"""The switches that tools share: how kernels are launched, in which precision, what is shown.
+
+A switch that is not given leaves the config as it is; one that cannot do anything says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config
+
+from mmseg_tome.engine.additions import HOOKS, add_hooks, find_hook, has_our_backbone
+from mmseg_tome.engine.errors import UserError
+from mmseg_tome.runtime.graphs import LAUNCHES
+
+DTYPES = ("float32", "float16", "bfloat16")
+NO_GPU = "there is no GPU"
+
+
+def add_launch(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """`--launch`; without a default it is up to the config, which our hooks take for `auto`."""
+    parser.add_argument(
+        "--launch",
+        choices=LAUNCHES,
+        default=default,
+        help="how a GPU is given its work: by CUDA graphs, kernel by kernel (eager), or by graphs "
+        "wherever that is safe (default: auto)",
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """`--dtype`: of the weights and of all that is computed, where nothing is trained."""
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=default,
+        help="data type to compute in; half precision is that of the weights, not autocast "
+        f"(default: {default or 'as the config says, float32 in ours'})",
+    )
+
+
+def add_show_merging(parser: argparse.ArgumentParser) -> None:
+    """`--show-merging`."""
+    parser.add_argument(
+        "--show-merging", action="store_true", help="save pictures of which tokens merge"
+    )
+
+
+def has_gpu() -> bool:
+    """Whether torch sees a GPU."""
+    return torch.cuda.is_available()
+
+
+def half(dtype: str | None) -> str | None:
+    """The data type as our hook and `accelerate` take it: None keeps that of the weights."""
+    return None if dtype == "float32" else dtype
+
+
+def no_effect(switch: str, reason: str) -> str:
+    """The line that says that a switch has no effect."""
+    return f"warning: {switch} has no effect: {reason}"
+
+
+def say(*lines: str | None) -> None:
+    """Print lines once, whatever the number of processes that a launcher started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    if next((rank for rank in ranks if rank), "0") == "0":
+        for line in filter(None, lines):
+            print(line, file=sys.stderr, flush=True)
+
+
+def use_launch(cfg: Config, launch: str | None, gpu: bool) -> Iterator[str]:
+    """Let tests, validations and training of a config launch kernels that way; yields warnings.
+
+    A stock model is launched by graphs only if that is asked for.
+    """
+    if launch == "graphs" and not gpu:
+        yield no_effect("--launch graphs", NO_GPU)
+    elif gpu and launch is not None and (launch == "graphs" or has_our_backbone(cfg)):
+        for name in ("fast_inference", "fast_training"):
+            _set(cfg, name, launch=launch)
+
+
+def use_dtype(cfg: Config, dtype: str | None) -> None:
+    """Let a config be tested in that precision."""
+    if dtype is not None and (dtype != "float32" or has_our_backbone(cfg)):
+        _set(cfg, "fast_inference", dtype=half(dtype))
+
+
+def use_autocast(cfg: Config, dtype: str | None, amp: bool, gpu: bool) -> Iterator[str]:
+    """Let a config be trained in that precision; yields warnings.
+
+    Args:
+        cfg: Is changed.
+        dtype: Of `--dtype`: "float16" with a dynamic loss scale, "bfloat16", which needs none, or
+            "float32" for no autocast; None leaves it to the config and to `amp`.
+        amp: Of `--amp`, as in the mm tools: the autocast of the config, of float16 if it has none.
+        gpu: Whether there is one; CPUs train in bfloat16.
+
+    Raises:
+        UserError: The two contradict each other, or the config's optimizer wrapper is another one.
+    """
+    if amp and dtype not in (None, "float16"):
+        raise UserError(f"--amp is --dtype float16: leave it out with --dtype {dtype}")
+    if not amp and dtype is None:
+        return
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.get("type", "OptimWrapper")
+    switch = "--amp" if dtype is None else f"--dtype {dtype}"
+    if kind not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(f"{switch} works with OptimWrapper, the config's optim_wrapper is {kind}")
+    if dtype == "float32":
+        wrapper["type"] = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)
+        return
+    wrapper["type"] = "AmpOptimWrapper"
+    if dtype == "bfloat16":  # it has the range of float32
+        wrapper.update(dtype=dtype, loss_scale=dict(enabled=False))
+    else:
+        wrapper.setdefault("loss_scale", "dynamic")
+    if dtype == "float16":
+        wrapper["dtype"] = dtype
+        if not gpu:
+            yield f"warning: {switch} is bfloat16 here: {NO_GPU}"
+
+
+def use_show_merging(cfg: Config, interval: int | None) -> str:
+    """Let a run of a config save pictures of what merges.
+
+    Args:
+        cfg: Is changed.
+        interval: Batches from one that is shown to the next; None leaves it to the config.
+
+    Returns:
+        A line that says where to, or why there are none.
+    """
+    if reason := merges_nothing(cfg):
+        return no_effect("--show-merging", reason)
+    options = {} if interval is None else dict(interval=interval)
+    _set(cfg, "merging_visualization", enabled=True, **options)
+    folder = (cfg.get("visualizer") or {}).get("save_dir") or cfg.work_dir
+    return f"--show-merging: pictures merging_*.png below {folder}, in vis_data/vis_image"
+
+
+def merges_nothing(cfg: Config) -> str | None:
+    """Why a config's model merges no tokens; None if it does."""
+    if not has_our_backbone(cfg):
+        return "the config's backbone is none of mmseg_tome's"
+    if cfg.model.backbone.get("tome_cfg") is None:
+        return "the config merges nothing, see tome_cfg"
+    return None
+
+
+def _set(cfg: Config, name: str, **options) -> None:
+    """Give options to a hook of ours, which is added if the config has none."""
+    add_hooks(cfg, {name: HOOKS[name]})
+    hook = find_hook(cfg, name)
+    hook.update(options)
+    if "launch" in options:
+        hook.pop("graphs", None)  # what `launch` was before
+    if "enabled" in hook:
+        hook["enabled"] = True
