@@ -8,9 +8,15 @@
 
 The peer pipeline is the stock MMSegmentation model with tomesd merging, as the authors of
 SegFormer++ run it, with the same weights and input; --fused-peer adds the same with torch's fused
-attention, --graphs ours by CUDA graphs. Before anything is timed, the outputs of all are compared.
+attention, --compiled-peer that compiled and captured as CUDA graphs, --graphs ours by CUDA graphs.
+Before anything is timed, the outputs of all are compared.
 With --train, steps of training are timed instead, and no outputs compared. Writes benchmark.json
 and benchmark.png, and with --breakdown breakdown.png.
+
+    python tools/benchmark.py --as-typed --models b5 --dtype float32 bfloat16
+
+times the tools themselves instead, as a user types them, each beside stock MMSegmentation or MMPose
+in the same tool, on made-up data with random weights; writes as_typed.json.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ import torch
 
 try:
     from benchmarking import cases, pipelines, plots, report, runner, training
+    from benchmarking.as_typed import main as as_typed
     from benchmarking.cases import UsageError
     from benchmarking.rates import Rates, measure_rates
     from rich.console import Console
@@ -36,8 +43,8 @@ try:
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
-    from mmseg_tome.inference import acceleration
     from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
+    from mmseg_tome.runtime.precision import DTYPES as HALF
 except ImportError as missing:  # no mm stack, or two of them
     sys.exit(f"benchmark.py: error: {missing}")
 
@@ -69,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure the peer too")
     add("--fused-peer", action="store_true",
         help="also the peer with attention that does not materialise its matrices")  # fmt: skip
+    add("--compiled-peer", action="store_true",
+        help="also the fused peer compiled, by CUDA graphs: the compiled stock")  # fmt: skip
     add("--graphs", action="store_true",
         help="ours by CUDA graphs as well (no effect on a CPU)")  # fmt: skip
     add("--train", action="store_true",
@@ -80,11 +89,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
     add("--breakdown", action="store_true",
         help="also where the time goes, part by part, beside the device's floor")  # fmt: skip
-    add("--rounds", type=int, default=10, help="timed rounds (default 10)")
-    add("--warmup", type=int, default=1, help="untimed passes besides the checks (default 1)")
+    add("--rounds", type=int, help="timed rounds (default 10)")
+    add("--warmup", type=int, help="untimed passes besides the checks (default 1)")
     add("--threads", type=int, help="CPU threads (default: torch's choice)")
     add("--out", type=Path, default=Path("benchmark_output"), metavar="FOLDER")
-    return parser.parse_args(argv)
+    as_typed.add_arguments(parser)
+    args = parser.parse_args(argv)
+    typed = args.as_typed is not None
+    rounds, warmup = (as_typed.DEFAULT_ROUNDS, as_typed.DEFAULT_WARMUP) if typed else (10, 1)
+    args.rounds = rounds if args.rounds is None else args.rounds
+    args.warmup = warmup if args.warmup is None else args.warmup
+    return args
 
 
 def select_models(args: argparse.Namespace) -> list[cases.Model]:
@@ -113,11 +128,16 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
             raise UsageError(f"--{name} must be at least 1")
     for name in args.device:
         read_device(name)
-    if args.peer or args.fused_peer:
+    if args.peer or args.fused_peer or args.compiled_peer:
         try:
             import tomesd.merge  # noqa: F401
         except ImportError:
-            without = "leave out --fused-peer" if args.fused_peer else "pass --no-peer"
+            further = "--fused-peer" if args.fused_peer else "--compiled-peer"
+            without = (
+                f"leave out {further}"
+                if args.fused_peer or args.compiled_peer
+                else "pass --no-peer"
+            )
             raise UsageError(
                 f"the peer pipeline needs tomesd: pip install tomesd, or {without}"
             ) from None
@@ -152,11 +172,13 @@ def check_combinations(args: argparse.Namespace) -> None:
     """
     if args.graphs and args.compile:
         raise UsageError("--graphs and --compile are two ways to launch kernels: give one of them")
+    if args.compiled_peer and args.compile:
+        raise UsageError("--compile compiles the fused peer as well: leave out --compiled-peer")
     if not args.train:
         return
     if args.breakdown:
         raise UsageError("--breakdown takes a forward pass apart, not --train's steps")
-    half = [name for name in args.dtype if name in acceleration.DTYPES]
+    half = [name for name in args.dtype if name in HALF]
     if half and not args.autocast:
         raise UsageError(f"--train keeps weights in float32: --dtype {half[0]} needs --autocast")
 
@@ -187,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
 
     def measured() -> int:
+        if args.as_typed is not None:
+            return as_typed.run(args, console)
         models = select_models(args)
         check_usage(args, models)
         return run(args, models, console)

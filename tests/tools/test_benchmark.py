@@ -301,7 +301,7 @@ def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
     code, found = run(tmp_path, "--configs", tiny_config("tiny", "hq"), *flags)
     assert code == 0
     ours, graphs, stock, fused = found["results"][4:]
-    assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(pipelines.ALL)
+    assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(pipelines.ALL)[:4]
     assert set(found["definitions"]["pipeline"]) == set(pipelines.ALL)
     assert stock["attention"].startswith("materialised")
     assert fused["attention"].startswith("fused")
@@ -379,6 +379,7 @@ def test_a_peer_that_fails_does_not_take_the_run_along(tmp_path, monkeypatch, ti
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--autocast"], "--autocast needs --dtype bfloat16 or float16"),
         (["--graphs", "--compile"], "--graphs and --compile are two ways to launch kernels"),
+        (["--compiled-peer", "--compile"], "leave out --compiled-peer"),
         (["--train", "--breakdown"], "--breakdown takes a forward pass apart, not --train's"),
         (["--train", "--dtype", "float16"], "in float32: --dtype float16 needs --autocast"),
         (["--models", "b0", "b1", "--checkpoint", "k.pth"], "--checkpoint fits one model, 2 were"),

@@ -1,4 +1,4 @@
-"""The pipelines beside ours and the peer: the peer with fused attention, ours by CUDA graphs."""
+"""The pipelines beside ours and the peer: it fused, it compiled, ours by CUDA graphs."""
 
 import sys
 from pathlib import Path
@@ -14,9 +14,9 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking import cases, measure, pipelines, rates, report, runner  # noqa: E402
+from benchmarking import cases, measure, pipelines, rates, report, runner, training  # noqa: E402
 
-from mmseg_tome.inference.acceleration import GraphedFunction  # noqa: E402
+from mmseg_tome.runtime.graphs import CudaGraphs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,6 +36,7 @@ MIXED = [
     dict(),
     dict(),
 ]
+PEERS = ("peer", "fused peer")
 VARIANTS = {name: cases.PRESETS[name] for name in ("none", "hq", "n2d")} | {
     "mixed": dict(tome_cfg=MIXED)
 }
@@ -66,12 +67,15 @@ def case_of(model, variants=("none", "hq"), dtype="float32", **settings):
 
 def record_and_replay(function, tensors):
     """What a CUDA graph does: run again on the same memory, into the same memory."""
-    kept = [out.clone() for out in function(*tensors)]
+    inputs = [x.clone() for x in tensors]
+    kept = [out.clone() for out in function(*inputs)]
 
-    def replay():
-        for own, new in zip(kept, function(*tensors), strict=True):
+    def replay(given):
+        for own, new in zip(inputs, given, strict=True):
             own.copy_(new)
-        return kept
+        for own, new in zip(kept, function(*inputs), strict=True):
+            own.copy_(new)
+        return [out.clone() for out in kept]
 
     return replay
 
@@ -81,11 +85,17 @@ def capture_by(monkeypatch):
     """Let graphs be captured on this CPU, by a function in place of CUDA's capture."""
 
     def use(capture):
-        class Captured(GraphedFunction):
-            def __init__(self, function):
-                super().__init__(function, capture=capture)
+        class Captured(CudaGraphs):
+            def takes(self, tensors):
+                return True
 
-        monkeypatch.setattr(pipelines, "GraphedFunction", Captured)
+            def recover(self):
+                pass
+
+            def inference(self, function, tensors):
+                return capture(function, tensors)
+
+        monkeypatch.setattr(pipelines, "CudaGraphs", Captured)
 
     return use
 
@@ -124,10 +134,10 @@ def test_rows_of_all_pipelines(model, weights):
     assert [(r["variant"], r["pipeline"]) for r in rows] == [
         (variant, pipeline)
         for variant in ("none", "hq")
-        for pipeline in ("ours", "ours, graphs", "peer", "fused peer")
+        for pipeline in ("ours", "ours, graphs", *PEERS)
     ]
     for variant in ("none", "hq"):
-        at = {name: find(rows, variant, name) for name in pipelines.ALL}
+        at = {name: find(rows, variant, name) for name in ("ours", "ours, graphs", *PEERS)}
         ms = {name: row["latency_ms"]["median"] for name, row in at.items()}
         for name in ("ours", "ours, graphs"):
             assert at[name]["vs_peer"] == pytest.approx(ms["peer"] / ms[name])
@@ -176,6 +186,59 @@ def test_columns_that_say_nothing_are_left_out(model, weights):
     assert "GFLOPs" in printed
 
 
+# --- the compiled stock ---
+
+
+@pytest.fixture
+def inductor():
+    torch._dynamo.reset()
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(3))
+    except Exception as error:  # no compiler, or none that torch knows
+        pytest.skip(f"inductor cannot compile here: {str(error).splitlines()[0]}")
+
+
+def test_the_compiled_stock_is_the_peer_compiled(model, weights, inductor):
+    case = case_of(model, ["hq"], peer=False, compiled_peer=True)
+    ours, stock = runner.run_case(case, weights)
+    assert stock["error"] is None
+    assert (stock["pipeline"], stock["launch"]) == ("compiled stock", "torch.compile")
+    assert stock["attention"].startswith("fused")
+    assert ours["reference"] == "compiled stock"
+    assert ours["difference"] < 1e-5
+    ms = [row["latency_ms"]["median"] for row in (ours, stock)]
+    assert ours["vs_compiled_stock"] == pytest.approx(ms[1] / ms[0])
+
+
+def test_what_is_captured_of_the_compiled_stock_is_compiled(model, weights, capture_by):
+    """Inductor's place is taken by a backend that runs the graph as it is."""
+    torch._dynamo.reset()
+    compiled, captured = [], []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    def capture(function, tensors):
+        captured.append(tensors)
+        return record_and_replay(function, tensors)
+
+    capture_by(capture)
+    case = case_of(model, ["none"])
+    net = runner.build(case, "none", pipelines.COMPILED_PEER, weights)
+    expected = case.forward(net, case.image())()
+    with pytest.MonkeyPatch.context() as patch:
+        compile_ = torch.compile
+        patch.setattr(torch, "compile", lambda f, **kw: compile_(f, backend=backend, **kw))
+        launched = pipelines.COMPILED_PEER.launch(net)
+    assert pipelines.launch_of(launched) == "torch.compile"
+    output = case.forward(launched, case.image())()
+    assert len(compiled) >= 2  # backbone and head
+    assert len(captured) == 2
+    assert pipelines.launch_of(launched) == "torch.compile; CUDA graphs"
+    assert measure.relative_difference(output, expected) < 1e-5
+
+
 # --- CUDA graphs ---
 
 
@@ -194,7 +257,7 @@ def test_captured_graphs_are_what_is_measured(model, weights, capture_by, part):
 
     def capture(function, tensors):
         replay = record_and_replay(function, tensors)
-        return lambda: replays.append(tuple(tensors[0].shape)) or replay()
+        return lambda given: replays.append(tuple(given[0].shape)) or replay(given)
 
     capture_by(capture)
     parted = benchmark.parse_args(["--part", part])
@@ -213,7 +276,7 @@ def test_captured_graphs_are_what_is_measured(model, weights, capture_by, part):
 def test_a_wrong_replay_is_noticed(model, weights, capture_by, capsys):
     def capture(function, tensors):
         function(*tensors)
-        return lambda: [2 * out for out in function(*tensors)]
+        return lambda given: [2 * out for out in function(*given)]
 
     capture_by(capture)
     case = case_of(model, ["hq"], graphs=True)
@@ -295,6 +358,18 @@ def test_launch_is_read_off_the_network(model):
     assert pipelines.launch_of(net) == "eager"
     assert pipelines.launch_of(torch.compile(net)) == "torch.compile"
     assert [name for name in pipelines.ALL if pipelines.is_ours(name)] == ["ours", "ours, graphs"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("train", [False, True])
+def test_the_compiled_stock_is_captured(model, weights, train):
+    torch._dynamo.reset()
+    case = case_of(model, ["none"], peer=False, compiled_peer=True, train=train)
+    case = runner.Case(case.model, SIZE, 2, "float32", torch.device("cuda"), case.settings)
+    run_case = training.run_case if train else runner.run_case
+    _, stock = run_case(case, weights)
+    assert stock["error"] is None
+    assert stock["launch"] == "torch.compile; CUDA graphs"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

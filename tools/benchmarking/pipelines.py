@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from mmseg_tome.engine.fast_training import GraphedTraining
-from mmseg_tome.inference.acceleration import GraphedFunction
+from mmseg_tome.runtime.graphs import CudaGraphs, Graphed, graphed_parts, install
 
 from . import cases, peer
 
@@ -27,18 +27,34 @@ def fuse_attention(net: cases.Pipeline) -> cases.Pipeline:
 def by_graphs(net: cases.Pipeline) -> cases.Pipeline:
     """Run backbone and head as CUDA graphs, in place, as `acceleration.accelerate` does.
 
-    Has no effect on a CPU, nor where a head's place is taken by something without weights.
+    The first call captures. Has no effect on a CPU, nor where a head's place is taken by something
+    without weights.
     """
-    for part in (net.backbone, net.head):
-        if next(part.parameters(), None) is not None:
-            part.forward = GraphedFunction(part.forward)
+    memory = CudaGraphs()
+    for part in _parts(net):
+        install(part, "inference", patience=0, capture=memory)
     return net
 
 
 def by_training_graphs(net: cases.Pipeline) -> cases.Pipeline:
     """Train the backbone by CUDA graphs, in place, as `FastTrainingHook` does."""
-    net.backbone.forward = GraphedTraining(net.backbone)
+    install(net.backbone, "training", patience=0, capture=CudaGraphs())
     return net
+
+
+def compiled(net: cases.Pipeline) -> cases.Pipeline:
+    """Compile backbone and head by inductor, in place; the first call does.
+
+    In torch's default mode: the others tune single matrix products for minutes, or capture CUDA
+    graphs of their own, which fall back silently. Here graphs are captured as ours are.
+    """
+    for part in _parts(net):
+        part.forward = torch.compile(part.forward, dynamic=False)
+    return net
+
+
+def _parts(net: cases.Pipeline) -> list[nn.Module]:
+    return [part for part in (net.backbone, net.head) if next(part.parameters(), None) is not None]
 
 
 @dataclass(frozen=True)
@@ -64,13 +80,25 @@ class Recipe:
         """Which of a run's weights it takes, see `runner.Weights`."""
         return "peer" if self.of_peer else "ours"
 
+    @property
+    def is_launched(self) -> bool:
+        """Whether it is another pipeline, launched in another way."""
+        return self.launch is not as_built
+
 
 OURS = Recipe("ours", of_peer=False)
 GRAPHS = Recipe("ours, graphs", False, launch=by_graphs, launch_training=by_training_graphs)
 PEER = Recipe("peer", of_peer=True)
 FUSED_PEER = Recipe("fused peer", of_peer=True, finish=fuse_attention)
+COMPILED_PEER = Recipe(
+    "compiled stock",
+    of_peer=True,
+    finish=fuse_attention,
+    launch=lambda net: by_graphs(compiled(net)),
+    launch_training=lambda net: by_training_graphs(compiled(net)),
+)
 
-ALL = {recipe.name: recipe for recipe in (OURS, GRAPHS, PEER, FUSED_PEER)}
+ALL = {recipe.name: recipe for recipe in (OURS, GRAPHS, PEER, FUSED_PEER, COMPILED_PEER)}
 """By name, in the order of reports."""
 
 
@@ -81,14 +109,21 @@ def is_ours(name: str) -> bool:
 
 def launch_of(net: nn.Module) -> str:
     """How the kernels of a network are launched, read off it after it ran."""
-    if hasattr(net, "_orig_mod"):
-        return "torch.compile"
-    kinds = (GraphedFunction, GraphedTraining)
-    graphed = [m.forward for m in net.modules() if isinstance(m.forward, kinds)]
-    captured = {captured for function in graphed for captured in function.captured}
-    return {
+    captured = {captured for part in graphed_parts(net) for captured in part.captured}
+    launch = {
         frozenset(): "eager",  # on a CPU nothing is captured
         frozenset({True}): "CUDA graphs",
         frozenset({False}): "eager, since no CUDA graph could be captured",
         frozenset({True, False}): "CUDA graphs in part, since not all could be captured",
     }[frozenset(captured)]
+    if not _is_compiled(net):
+        return launch
+    return "torch.compile" if launch == "eager" else f"torch.compile; {launch}"
+
+
+def _is_compiled(net: nn.Module) -> bool:
+    if hasattr(net, "_orig_mod"):
+        return True
+    forwards = [module.__dict__.get("forward") for module in net.modules()]
+    functions = [f.function if isinstance(f, Graphed) else f for f in forwards]
+    return any(hasattr(function, "_torchdynamo_orig_callable") for function in functions)

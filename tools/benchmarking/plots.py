@@ -69,12 +69,14 @@ _COLOURS = {
     "ours, graphs": "#56b4e9",
     "peer": "#bbbbbb",
     "fused peer": "#888888",
+    "compiled stock": "#444444",
 }
 _LEGEND = {
     "ours": "ours (x: faster than the peer)",
     "ours, graphs": "ours, CUDA graphs",
     "peer": "peer: stock mmseg + tomesd",
     "fused peer": "peer, attention fused",
+    "compiled stock": "the same, compiled, CUDA graphs",
 }
 _CENTRED = {"ha": "center", "va": "bottom"}
 

@@ -47,10 +47,11 @@ DEFINITIONS = {
     "tokens_kept": "per stage, [kept, total] of the queries (q) and of the keys/values (kv)",
     "vs_peer": "latency of the peer pipeline with the same preset / this latency",
     "vs_fused_peer": "latency of the fused peer with the same preset / this latency",
+    "vs_compiled_stock": "latency of the compiled stock with the same preset / this latency",
     "vs_none": "latency of the same pipeline without merging / this latency",
     "difference": "|this - reference| / |reference| of the outputs, same weights and input",
     "reference": "the pipeline that outputs are compared with: the first that ran of peer, fused "
-    "peer, ours",
+    "peer, compiled stock, ours",
     "launch": "how kernels are launched, one by one (eager) or otherwise",
     "pipeline": {
         "ours": "mmseg_tome; weights in half precision as mmseg_tome.FastInferenceHook has them",
@@ -58,6 +59,8 @@ DEFINITIONS = {
         "peer": "stock MMSegmentation model, attention matrices materialised, tomesd merging",
         "fused peer": "the peer with nn.MultiheadAttention's need_weights=False, so that torch's "
         "scaled_dot_product_attention runs",
+        "compiled stock": "the fused peer, its backbone and head compiled by torch.compile "
+        "(inductor, default mode, static shapes) and captured as CUDA graphs as ours are",
     },
 }
 
@@ -112,7 +115,8 @@ def empty_row(variant: str, pipeline: str) -> dict:
     measured = (
         *("latency_ms", "samples_ms", "images_per_s", "memory_mib", "memory_kind", "weights_mib"),
         *("gflops", "gflops_by_operator", "attention", "launch", "tokens_kept"),
-        *("vs_peer", "vs_fused_peer", "vs_none", "difference", "reference", "error"),
+        *("vs_peer", "vs_fused_peer", "vs_compiled_stock", "vs_none"),
+        *("difference", "reference", "error"),
     )
     return {"variant": variant, "pipeline": pipeline, **dict.fromkeys(measured)}
 
@@ -129,6 +133,7 @@ def add_ratios(rows: list[dict]) -> None:
         if pipelines.is_ours(row["pipeline"]):
             others["vs_peer"] = median.get(("peer", row["variant"]))
             others["vs_fused_peer"] = median.get(("fused peer", row["variant"]))
+            others["vs_compiled_stock"] = median.get(("compiled stock", row["variant"]))
         for column, other in others.items():
             row[column] = other / own if own and other else None
 
@@ -154,6 +159,7 @@ _COLUMNS: dict[str, Callable[[dict], str]] = {
     "img/s": lambda row: f"{row['images_per_s']:.2f}",
     "x peer": lambda row: _cell(row["vs_peer"], "{:.2f}x"),
     "x fused peer": lambda row: _cell(row["vs_fused_peer"], "{:.2f}x"),
+    "x compiled": lambda row: _cell(row["vs_compiled_stock"], "{:.2f}x"),
     "x none": lambda row: _cell(row["vs_none"], "{:.2f}x"),
     "MiB": lambda row: _cell(row["memory_mib"], "{:.0f}"),
     "GFLOPs": lambda row: f"{row['gflops']:.2f}",

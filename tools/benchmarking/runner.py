@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmseg_tome.inference import acceleration
+from mmseg_tome.runtime.acceleration import accelerate
+from mmseg_tome.runtime.calibration import calibrate
+from mmseg_tome.runtime.precision import DTYPES as HALF
 
 from . import breakdown, cases, measure, pipelines, report
 from .pipelines import Recipe
@@ -27,6 +29,7 @@ class Settings:
     part: str = "model"
     peer: bool = True
     fused_peer: bool = False
+    compiled_peer: bool = False
     graphs: bool = False
     train: bool = False
     autocast: bool = False
@@ -66,7 +69,7 @@ class Case:
     @property
     def half(self) -> bool:
         """Whether weights are in half precision."""
-        return not self.settings.autocast and self.dtype in acceleration.DTYPES
+        return not self.settings.autocast and self.dtype in HALF
 
     def autocast(self) -> torch.autocast:
         """The context that passes run in; does nothing without --autocast."""
@@ -82,7 +85,7 @@ class Case:
     def place(self, weights: Weights) -> Weights:
         """The weights on this case's device, in its data type.
 
-        Beside half precision our batch norms stay float32, as `acceleration.to_half` keeps them.
+        Beside half precision our batch norms stay float32, as `precision.to_half` keeps them.
         """
 
         def placed(key: str, value: Tensor, wide: set[str]) -> Tensor:
@@ -134,6 +137,8 @@ def run_case(
         rows.append(row)
         with failures_into(row):
             net = build(case, variant, recipe, weights)
+            with case.autocast():  # decides where `-auto` merges
+                calibrate(net, image, graphs=recipe.launch is pipelines.by_graphs)
             eager = case.forward(net, image)
             inspect(row, net, eager, case)
             launched = recipe.launch(net)
@@ -145,7 +150,7 @@ def run_case(
             for _ in range(case.settings.warmup):
                 forward()
             row["launch"] = pipelines.launch_of(launched)
-            if row["launch"].startswith("CUDA graphs"):
+            if "CUDA graphs" in row["launch"]:
                 row["memory_kind"] += ", its capture as a CUDA graph included"
             name, reference = references.setdefault(variant, (recipe.name, output))
             if name != recipe.name:
@@ -160,7 +165,7 @@ def run_case(
     if rates:
         for row, _, net, eager in running:
             row["breakdown"] = row["breakdown_error"] = None
-            if row["pipeline"] != pipelines.GRAPHS.name:  # parts are eager, those of `ours`
+            if not pipelines.ALL[row["pipeline"]].is_launched:  # parts are eager, those of others
                 _break_down(row, net, eager, case, rates)
             advance()
     return in_table_order(rows, case)
@@ -175,6 +180,7 @@ def entries(case: Case) -> Iterator[tuple[str, Recipe]]:
     wanted = (
         (pipelines.PEER, settings.peer),
         (pipelines.FUSED_PEER, settings.fused_peer),
+        (pipelines.COMPILED_PEER, settings.compiled_peer),
         (pipelines.OURS, True),
         (pipelines.GRAPHS, settings.graphs),
     )
@@ -267,7 +273,7 @@ def build(case: Case, variant: str, recipe: Recipe, weights: Weights) -> cases.P
     net.load_state_dict(weights[recipe.layout], assign=True)
     net.requires_grad_(False)
     if case.half and not recipe.of_peer:
-        acceleration.accelerate(net, case.dtype, graphs=False)
+        accelerate(net, case.dtype, launch="eager")
     return net
 
 

@@ -17,6 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmseg_tome.runtime.calibration import calibrate
+from mmseg_tome.runtime.graphs import graphed_parts
+
 from . import cases, measure, pipelines, runner
 from .pipelines import Recipe
 from .runner import Case, Weights
@@ -94,6 +97,9 @@ def _train(
     """Milliseconds of so many steps; fills in the rest of the row on the way."""
     torch.manual_seed(0)
     net = build(case, variant, recipe, weights)
+    graphs = recipe.launch_training is pipelines.by_training_graphs
+    with case.autocast():  # decides where `-auto` merges
+        calibrate(net, image, training=True, graphs=graphs)
     criterion = criterion_of(case, net, image)
     step = training_step(case, net, criterion, image)
     if row["gflops"] is None:  # the second pass would find the same
@@ -101,7 +107,7 @@ def _train(
     launched = recipe.launch_training(net)
     if launched is not net:
         step = training_step(case, launched, criterion, image)
-    if recipe.launch_training is pipelines.by_training_graphs:  # a graph keeps what it captures
+    if graphed_parts(launched):  # a graph keeps what it captures
         _add_memory(row, step, case, "the first training step, which captures the graphs")
     for _ in range(1 + case.settings.warmup):
         step()
