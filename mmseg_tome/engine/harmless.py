@@ -142,7 +142,7 @@ class _History:
         return history
 
 
-def _method(owner, name: str) -> Callable:
+def _method(owner=None, name=None, *default) -> Callable:
     """`getattr`, of the few names that are needed."""
     owner = HistoryBuffer if owner is _History else getattr(owner, "_found", owner)
     if name not in METHODS.get(owner if isinstance(owner, type) else type(owner), ()):

@@ -105,7 +105,7 @@ def scalar(dtype: DType, content: bytes = b"") -> np.generic:
 def _filled(shape: tuple, dtype: np.dtype, is_fortran: bool, content) -> tuple:
     """An array, and the items that have to go into it where it is one of objects."""
     order = "F" if is_fortran else "C"
-    if dtype == object:
+    if dtype.kind == "O":
         items = _checked(content, list)
         value = np.empty(len(items), object).reshape(shape, order=order)
         return value, items
