@@ -10,6 +10,7 @@ import argparse
 from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import change_pipelines
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,7 +68,8 @@ def use_tta(cfg) -> None:
     missing = [key for key in ("tta_pipeline", "tta_model") if not cfg.get(key)]
     if missing:
         raise UserError(f"--tta needs {' and '.join(missing)} in the config")
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = change_pipelines(cfg.test_dataloader.dataset, lambda _: cfg.tta_pipeline)
+    cfg.test_dataloader.dataset = dataset
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

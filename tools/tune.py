@@ -40,6 +40,7 @@ try:
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import DataError, UserError
+    from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
 
@@ -166,7 +167,8 @@ def read_config(args: argparse.Namespace):
             raise DataError(f"the config has no {args.data}_dataloader")
         cfg.test_dataloader.dataset = data_of(cfg, args.data)
     if args.data_root and cfg.get("test_dataloader"):
-        cfg.test_dataloader.dataset.data_root = args.data_root
+        for part in base_datasets(cfg.test_dataloader.dataset):
+            part["data_root"] = args.data_root
     return cfg
 
 
@@ -175,7 +177,8 @@ def data_of(cfg, split: str) -> dict:
     dataset = cfg[f"{split}_dataloader"].dataset
     while "dataset" in dataset:  # RepeatDataset and the like
         dataset = dataset.dataset
-    return {**dataset, "pipeline": cfg.test_dataloader.dataset.pipeline}
+    pipeline = find_test_pipeline(cfg)
+    return change_pipelines(dataset, lambda _: pipeline)
 
 
 def read_images(args: argparse.Namespace, cfg) -> Samples:
@@ -189,9 +192,9 @@ def read_images(args: argparse.Namespace, cfg) -> Samples:
     scale = args.scale[0] if args.scale else None
     limit = args.max_images or 36
     if args.data:
-        return Images(cfg, scale, limit)
+        return Images(cfg, scale, limit, skip_broken=True)
     if args.labels:
-        return labelled(cfg, args.images, args.labels, scale, limit=limit)
+        return labelled(cfg, args.images, args.labels, scale, limit=limit, skip_broken=True)
     return FolderImages(cfg, args.images, scale, limit)
 
 

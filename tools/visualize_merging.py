@@ -32,6 +32,7 @@ from rich.progress import Progress
 
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
     sources = find_images(args.inputs, args.out)
-    cfg = read_merging_config(args)
+    cfg = with_one_test_dataset(read_merging_config(args))
     checkpoint = args.checkpoint or cfg.get("load_from")
     launch.check_checkpoint(checkpoint)
     device = choose_device(args.device)

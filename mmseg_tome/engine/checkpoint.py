@@ -80,7 +80,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
                     raise _refusal(filename, wanted) from None
                 # torch's own message advises to load without these restrictions.
                 raise CheckpointError(
-                    f"{filename} is damaged, or not a checkpoint that torch.save wrote"
+                    f"{filename} is not a checkpoint that torch.save wrote"
                 ) from None
         return settle(loaded)
     except CheckpointError:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.engine.dataset_guard import explain_empty
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
+from mmseg_tome.engine.test_data import base_datasets
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models.errors import ModelInputError
 
@@ -138,7 +139,7 @@ def check_torchvision() -> None:
 
 def check_data(dataloader: dict | None) -> None:
     """Raise DataError unless the folders and annotation files of a data loader exist."""
-    for dataset in _datasets((dataloader or {}).get("dataset")):
+    for dataset in base_datasets((dataloader or {}).get("dataset")):
         root = dataset.get("data_root") or ""
         parts = [*(dataset.get("data_prefix") or {}).values(), dataset.get("ann_file") or ""]
         parts = [part for part in parts if isinstance(part, str)]
@@ -200,18 +201,6 @@ def check_checkpoint(path: str | None) -> None:
     """Raise CheckpointError unless `path` is an address or an existing file."""
     if path and "://" not in path and not Path(path).expanduser().is_file():
         raise CheckpointError(f"checkpoint {path} does not exist (from {Path.cwd()})")
-
-
-def _datasets(dataset: dict | None) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if dataset is None:
-        return
-    inner = dataset.get("dataset", dataset.get("datasets"))
-    if inner is None:
-        yield dataset
-    else:
-        for part in [inner] if isinstance(inner, dict) else inner:
-            yield from _datasets(part)
 
 
 def _adopt_the_authors_models(cfg: Config) -> None:

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.engine.test_data import find_test_pipeline
 
 # fmt: off
 IMAGES = frozenset({
@@ -115,9 +116,9 @@ class Reader:
     """
 
     def __init__(self, cfg: Config):
-        dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
         wanted = "LoadImage" if is_pose(cfg) else "LoadImageFromFile"
-        loaders = [step for step in dataset.get("pipeline") or () if step["type"] == wanted]
+        steps = find_test_pipeline(cfg)
+        loaders = [step for step in steps if step["type"].rpartition(".")[2] == wanted]
         if not loaders:
             raise UserError(f"the config needs {wanted} in test_dataloader.dataset.pipeline")
         # Later steps of the pipeline turn to float what has to be.
@@ -139,7 +140,7 @@ class Reader:
             yield Item(source, self._read_image(source.path))
 
     def _read_image(self, path: Path) -> np.ndarray:
-        _check_complete(path)
+        check_complete(path)
         try:
             image = self._load(dict(img_path=str(path)))["img"]
         except (OSError, ValueError, AssertionError, cv2.error):  # each decoder has its own
@@ -203,8 +204,12 @@ def _unique(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _check_complete(path: Path) -> None:
-    """Refuse a truncated file: OpenCV paints the missing part grey and says nothing."""
+def check_complete(path: Path) -> None:
+    """Refuse a truncated file: OpenCV paints the missing part grey and says nothing.
+
+    Raises:
+        UnreadableError: It is one, or cannot be read at all.
+    """
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")

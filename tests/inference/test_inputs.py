@@ -125,7 +125,10 @@ def test_images_that_are_not_8_bit_colours_are_refused(tmp_path, picture):
 
 
 def test_a_config_without_a_loader():
+    dataset = dict(type="A", pipeline=[dict(type="PackSegInputs")])
     with pytest.raises(UserError, match="needs LoadImageFromFile in test_dataloader"):
+        Reader(Config(dict(test_dataloader=dict(dataset=dataset))))
+    with pytest.raises(UserError, match="has no test data"):
         Reader(Config(dict()))
 
 
