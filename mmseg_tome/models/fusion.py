@@ -17,6 +17,7 @@ from mmseg_tome.models.layers import (
     map_to_tokens,
     tokens_to_map,
 )
+from mmseg_tome.ops.twins import replaceable
 
 
 def fuse_levels(
@@ -146,6 +147,7 @@ def join(project: ConvModule, part: Tensor) -> Callable[..., Tensor]:
     return one
 
 
+@replaceable
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution as the matrix product that it is, `[B, C, H, W] -> [B, C', H, W]`."""
     return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), x.shape[2:])

@@ -77,8 +77,9 @@ class AlternatingMatching(MergingStrategy):
         check_ratio(self.ratio)
 
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
-        split = split_alternating(metric.shape[1], metric.device)
-        return merge_best(metric, split, self._removed(metric.shape[1]))
+        tokens = hw[0] * hw[1]
+        split = split_alternating(tokens, metric.device)
+        return merge_best(metric, split, self._removed(tokens))
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         tokens = hw[0] * hw[1]
@@ -102,7 +103,7 @@ def merge_best(metric: Tensor, split: Split, r: int) -> SlotMap:
         split: Destinations and sources among the N tokens.
         r: Number of tokens to remove, at most the number of sources.
     """
-    tokens = metric.shape[1]
+    tokens = split.src.shape[0] + split.dst.shape[0]
     if r == 0:
         return identity_map(tokens, metric.device)
     similarity, nearest = ops.match(metric, split.src, split.dst)  # [B, S] each
@@ -126,6 +127,10 @@ def split_alternating(tokens: int, device: torch.device) -> Split:
 
 
 def _split(dst: Tensor, tokens: int) -> Split:
-    is_src = torch.ones(tokens, dtype=torch.bool, device=dst.device).index_fill(0, dst, False)
-    # Sources in raster order without a data-dependent shape: a stable sort puts them last.
-    return Split(dst, is_src.to(torch.uint8).argsort(stable=True)[dst.shape[0] :])
+    every = torch.arange(tokens, device=dst.device)
+    is_src = torch.ones_like(every).scatter(0, dst, torch.zeros_like(dst))  # [N], 1 or 0
+    # Sources in raster order without a data-dependent shape or a sort: each goes to its number
+    # among the sources, all destinations to one place behind them.
+    num_src = tokens - dst.shape[0]
+    place = torch.where(is_src.bool(), is_src.cumsum(0) - 1, num_src)
+    return Split(dst, every.new_zeros(num_src + 1).scatter(0, place, every)[:num_src])

@@ -9,6 +9,7 @@ from mmseg_tome import ops
 from mmseg_tome.merging.grid_cache import cached_per_grid
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies.base import MergingStrategy, check_stride, register_strategy
+from mmseg_tome.ops.twins import replaceable
 
 
 @register_strategy("n2d")
@@ -59,6 +60,7 @@ class NeighbourMerging1D(MergingStrategy):
         return -(-hw[0] * hw[1] // self.stride)
 
 
+@replaceable
 @cached_per_grid
 def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> SlotMap:
     """The map of each token to the window that holds it, windows in raster order."""
