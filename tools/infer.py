@@ -26,7 +26,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmseg_tome import compat  # isort: skip  before anything of the mm packages
+from mmseg_tome.stack import compat  # isort: skip  before anything of the mm packages
 import cv2
 import torch
 from mmengine.config import Config

@@ -7,7 +7,7 @@ Without a checkpoint, the config's `load_from` is tested.
 
 import argparse
 
-from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
+from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import change_pipelines

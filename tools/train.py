@@ -5,7 +5,7 @@ python tools/train.py configs/segformerpp_hq_cityscapes.py --amp
 
 import argparse
 
-from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
+from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
 

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from mmseg_tome import compat  # noqa: F401  isort: skip  before anything of the mm packages
+from mmseg_tome.stack import compat  # noqa: F401  isort: skip  before anything of the mm packages
 import cv2
 from infer import EXIT_SOME_FAILED, build_predictor, choose_device, read_boxes
 from mmengine.config import Config
@@ -34,7 +34,7 @@ from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
-from mmseg_tome.merging import PRESETS, parse_tome_cfg
+from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
@@ -166,7 +166,7 @@ def read_merging_config(args: argparse.Namespace) -> Config:
     kind = str(backbone.get("type"))
     if args.preset is not None and not kind.startswith(launch.OURS):
         raise UserError(f"--preset is for the backbones of mmseg_tome, the config's is {kind}")
-    if backbone.get("tome_cfg") is None:
+    if not merges(backbone.get("tome_cfg")):
         raise UserError(
             f"config {args.config} merges nothing: choose a preset by --preset, one of "
             f"{', '.join(PRESETS)}"

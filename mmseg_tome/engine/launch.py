@@ -7,22 +7,20 @@ only one of them has works where its config can take it, and is refused where it
 import argparse
 import gc
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
+from mmseg_tome.engine.config_reading import add_cfg_options, read_config_file
 from mmseg_tome.engine.cpu import adapt_to_cpu
-from mmseg_tome.engine.dataset_guard import explain_empty
+from mmseg_tome.engine.ending import explain
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
 from mmseg_tome.engine.test_data import base_datasets
-from mmseg_tome.merging import TomeConfigError
-from mmseg_tome.models.errors import ModelInputError
 
 OURS = "mmseg_tome."
 EXIT_USER_ERROR = 2
@@ -49,13 +47,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every tool that reads a config and a checkpoint."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="settings to override in the config, as key=value pairs; a list is written "
-        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         TRUST_FLAG,
         action="store_true",
@@ -67,17 +59,11 @@ def read_config(args: argparse.Namespace) -> Config:
     """Read the config that `args` name and apply the options of `add_config_arguments` to it.
 
     Raises:
-        UserError: The file is missing or has no model.
+        UserError: As `read_config_file`.
     """
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = "1"
-    if not Path(args.config).is_file():
-        raise UserError(f"config {args.config} does not exist")
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if "model" not in cfg:
-        raise UserError(f"config {args.config} has no model: it is a part of other configs")
+    cfg = read_config_file(args.config, args.cfg_options)
     _adopt_the_authors_models(cfg)
     return cfg
 
@@ -159,14 +145,9 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
     try:
         main()
-    except (UserError, ValueError) as error:
-        if not isinstance(error, (UserError, TomeConfigError, ModelInputError)):
-            explained = explain_empty(error)
-            if explained is None:
-                raise
-            error = explained
-        # mmengine prefixes the class that it was building, once per level.
-        message = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     finally:
@@ -189,8 +170,10 @@ def exit_code(tool: str, work: Callable[[], int], when_interrupted: str) -> int:
     """
     try:
         return work()
-    except (UserError, ModelInputError) as error:
-        print(f"{tool}: error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        print(f"{tool}: error: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"{tool}: interrupted; {when_interrupted}", file=sys.stderr)

@@ -122,7 +122,7 @@ class Reader:
         if not loaders:
             raise UserError(f"the config needs {wanted} in test_dataloader.dataset.pipeline")
         # Later steps of the pipeline turn to float what has to be.
-        other = ("type", "to_float32", "ignore_empty")
+        other = ("type", "_scope_", "to_float32", "ignore_empty")
         options = {key: value for key, value in loaders[0].items() if key not in other}
         self._load = LoadImageFromFile(**options)
 

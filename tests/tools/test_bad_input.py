@@ -45,6 +45,40 @@ def test_unknown_preset(mistake, camvid_options, value, message, camvid_config):
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.backbone.tome_cgf=hq", "MixVisionTransformer takes no tome_cgf; is it tome_cfg?"),
+        ("model.backbne.tome_cfg=hq", "has no model.backbne; is it model.backbone?"),
+        ("model.decode_head.num_clases=11", "SegformerHead takes no num_clases; is it num_classes"),
+        (
+            "model.backbone.type=mmseg_tome.MixVisionTransfomer",
+            "no class mmseg_tome.MixVisionTransfomer among mmseg::model; is it "
+            "mmseg_tome.MixVisionTransformer?",
+        ),
+        ("train_dataloader.dataset.pipeline.99.scale=1", "the list has 7 entries"),
+        (
+            "train_dataloader.dataset.pipeline.3.crop_sice=(1,1)",
+            "RandomCrop takes no crop_sice; is it crop_size?",
+        ),
+    ],
+)
+def test_misspelt_keys_and_classes(mistake, camvid_options, camvid_config, option, message):
+    assert message in mistake("train.py", camvid_config, *camvid_options, option)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_base_ = 'nowhere.py'", "nowhere.py does not exist"),
+        ("model = dict(\n", "was never closed (line 1)"),
+    ],
+)
+def test_configs_that_cannot_be_read(mistake, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    assert message in mistake("test.py", tmp_path / "mine.py")
+
+
+@pytest.mark.parametrize(
     ("stage", "message"),
     [
         ("q_mode='bms'", "stage 1: unknown q_mode 'bms'; allowed: bsm, n1d, n2d"),

@@ -222,6 +222,13 @@ def test_joined_test_data(place, tmp_path, capsys, reached, join_test_data):
     assert tune.main([*images, "--config", str(config)]) == 0
 
 
+def test_a_misspelt_preset_is_one_line(place, tmp_path, capsys):
+    options = ("--cfg-options", "model.backbone.tome_cfg=hd")
+    assert tune.main(unlabelled(place, tmp_path, "--target", "2x", *options)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tune.py: error: unknown preset 'hd' in tome_cfg; allowed: fast, ")
+
+
 def test_without_optuna_it_says_what_to_install(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert tune.main(unlabelled(place, tmp_path, "--target", "2x")) == 2
