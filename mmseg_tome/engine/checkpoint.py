@@ -21,6 +21,7 @@ import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader
 
+from mmseg_tome.checkpoints.wrappers import plain_names, unwrap
 from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.harmless import harmless_only, settle
 
@@ -51,7 +52,8 @@ def load_from_local(filename: str, map_location=None) -> dict:
         map_location: Where tensors go, as in `torch.load`.
 
     Returns:
-        The checkpoint; for a `.safetensors` file `dict(state_dict=..., meta=...)`.
+        The checkpoint; for a `.safetensors` file `dict(state_dict=..., meta=...)`; for one of
+        another training tool what `unwrap` makes of it.
 
     Raises:
         CheckpointError: The file is missing, damaged, or wants to run code.
@@ -68,7 +70,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
         return _load_safetensors(path, map_location)
     if trusts_checkpoints():
         try:
-            return torch.load(path, map_location=map_location, weights_only=False)
+            return unwrap(torch.load(path, map_location=map_location, weights_only=False))
         except Exception as error:  # whatever the file's code runs into
             raise CheckpointError(f"{filename} cannot be loaded: {_first_line(error)}") from None
     try:
@@ -82,7 +84,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
                 raise CheckpointError(
                     f"{filename} is not a checkpoint that torch.save wrote"
                 ) from None
-        return settle(loaded)
+        return unwrap(settle(loaded))
     except CheckpointError:
         raise
     except MemoryError:
@@ -150,7 +152,7 @@ def _load_safetensors(path: Path, map_location) -> dict:
         raise CheckpointError(f"{path} is not a safetensors file: {_first_line(error)}") from None
     if map_location is not None and not callable(map_location):
         state = {name: tensor.to(map_location) for name, tensor in state.items()}
-    return dict(state_dict=state, meta=dict(meta))
+    return dict(state_dict=plain_names(state), meta=dict(meta))
 
 
 def _refusal(filename: str, wanted: str) -> CheckpointError:

@@ -3,8 +3,10 @@
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
+from mmseg_tome.checkpoints.holding import holding
+from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names
 from mmseg_tome.engine.checkpoint import trusts_checkpoints
 from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.registry import HOOKS
@@ -36,25 +38,51 @@ class CheckpointGuardHook(Hook):
         if not trusts_checkpoints() and isinstance(checkpoint.get("meta"), dict):
             checkpoint["meta"].pop("config", None)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        problem = mismatch(model, checkpoint)
+        state = fitting_state(model, checkpoint, runner._load_from)
+        if state is not checkpoint:
+            checkpoint["state_dict"] = state
+        problem = mismatch(model, state)
         if problem is None:
             return
         training = isinstance(runner._train_loop, BaseLoop)
-        if training and not runner._resume:
+        some_fit = any(name in state for name in _wanted(model))
+        if training and not runner._resume and some_fit:
             runner.logger.warning(f"{runner._load_from} fits the model in part: {problem}")
         else:
-            raise CheckpointError(f"{runner._load_from} does not fit the model: {problem}")
+            end = holding(state, runner._load_from)
+            raise CheckpointError(f"{runner._load_from} does not fit the model: {problem}{end}")
+
+
+def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
+    """The parameters in a checkpoint, by the names that the model has for them.
+
+    Raises:
+        CheckpointError: It has none.
+    """
+    state = find_parameters(checkpoint)
+    if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
+        state = {}
+    if state is None:
+        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) if checkpoint else "nothing"
+        raise CheckpointError(
+            f"{name} is not a checkpoint: it has no weights by name, but {inside}"
+        )
+    return fitting_names(state, _wanted(model))
+
+
+def _wanted(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name.removeprefix("module."): value
+        for name, value in model.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
 
 
 def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
     """Say in one line how a checkpoint's parameters differ from the model's, or None."""
     state = checkpoint.get("state_dict", checkpoint)
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    wanted = {
-        name.removeprefix("module."): value
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    wanted = _wanted(model)
     shapes = {
         name: (tuple(state[name].shape), tuple(value.shape))
         for name, value in wanted.items()
