@@ -53,6 +53,8 @@ class Checkpoint:
         down_sample: Whether images were halved when it was trained.
         mean: What the images' channels are normalised by, RGB of 0 to 255.
         std: The same.
+        input_size: Height and width that images are brought to, whatever their own; None if they
+            keep theirs, or it is not known.
         dataset_meta: mmengine's description of the data set, as it was found.
         dropped: What of the source was left out because no output depends on it.
     """
@@ -68,6 +70,7 @@ class Checkpoint:
     down_sample: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    input_size: tuple[int, int] | None = None
     dataset_meta: dict = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
 

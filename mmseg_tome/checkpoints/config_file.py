@@ -69,6 +69,13 @@ def make_config_text(
     ]
     if dataset is None:
         lines.append(_own_data(checkpoint))
+    elif checkpoint.input_size:
+        height, width = checkpoint.input_size
+        lines.insert(
+            1,
+            f"# Elsewhere it is given images resized to {width}x{height}, here those of "
+            f"{dataset}'s\n# own test: see test_pipeline.",
+        )
     lines.append(f'load_from = "{{{{ fileDirname }}}}/{_relative(weights, path.parent)}"')
     return "\n".join(lines) + "\n"
 
@@ -135,12 +142,15 @@ def _own_data(checkpoint: Checkpoint) -> str:
     metainfo = dict(classes=list(checkpoint.classes or map(str, range(checkpoint.head.outputs))))
     if checkpoint.palette:
         metainfo["palette"] = [list(colour) for colour in checkpoint.palette]
+    resize = "scale=(2048, 512), keep_ratio=True"
+    if checkpoint.input_size:
+        resize = f"scale={checkpoint.input_size[::-1]}, keep_ratio=False"
     return f"""\
 # For a test put or link data/own/images/test/*.jpg and data/own/labels/test/*.png (class index of
 # each pixel, 255 = none) there, or change this.
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="Resize", {resize}),
     dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]

@@ -72,7 +72,8 @@ def read_meta(meta: dict) -> dict:
     """Names, colours and normalisation that an mm checkpoint's `meta` knows.
 
     Returns:
-        `classes`, `palette`, `dataset_meta`, `mean` and `std` of a `Checkpoint`, as far as known.
+        `classes`, `palette`, `dataset_meta`, `mean`, `std` and `input_size` of a `Checkpoint`, as
+        far as known.
     """
     data, own = section(meta, "dataset_meta"), own_meta(meta)
     old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))  # 0.x
@@ -89,6 +90,8 @@ def read_meta(meta: dict) -> dict:
     mean, std = preprocessor.get("mean"), preprocessor.get("std")
     if mean and std:
         known.update(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    if own.get("input_size"):
+        known["input_size"] = tuple(map(int, own["input_size"]))
     return known
 
 
