@@ -4,7 +4,7 @@
 
 --format onnx (the default) writes ONNX of standard operators, for ONNX Runtime, OpenVINO, TensorRT
 and others; --format torch-export writes torch's own .pt2. Either takes normalised images
-`[B, 3, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
+`[B, C, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
 names of classes or keypoints, preset and more are in its metadata. tools/infer.py --model runs it.
 
 Before the file is put in place, it is loaded again and compared with the model in torch, on noise
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of the mm packages
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -29,6 +28,7 @@ from mmseg_tome.engine import launch
 from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
+from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe
 from mmseg_tome.export.network import Network, load_model
 from mmseg_tome.export.quantise import quantise
@@ -114,11 +114,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             precision="float16" if args.half else "int8" if args.int8 else "float32",
         )
     with status("running in torch"):
-        inputs = {"noise": program.random_images(size), "image-like": program.smooth_images(size)}
+        network = Network(model)
+        channels = network.channels
+        inputs = {
+            "noise": program.random_images(size, channels=channels),
+            "image-like": program.smooth_images(size, channels=channels),
+        }
         if args.dynamic_batch:
-            inputs["noise, batch of 3"] = program.random_images(size, 3)
+            inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
         with torch.no_grad():
-            network = Network(model)
             expected = {name: network(images).numpy() for name, images in inputs.items()}
             network = Network(model, half=args.half)
     with replacing(args.out) as temporary:
@@ -134,7 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with status("comparing"):
             exported = open_exported(temporary)
             for name, images in inputs.items():
-                found = parity.compare(exported(images.numpy()), expected[name], metadata.task)
+                found = parity.compare(
+                    exported(images.numpy()), expected[name], metadata.task, metadata.threshold
+                )
                 print(f"{name}: {found}")
                 if not (found.finite if args.half else found.holds()):
                     raise UserError(f"{args.out} was not written: on {name} it differs, {found}")
@@ -202,11 +208,12 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
     Every second picture calibrates; agreement is measured on the others.
 
     Raises:
-        UserError: A picture cannot be read.
+        UserError: A picture cannot be read, or is not what the config reads.
     """
-    images = [metadata.prepare(read_image(file)) for file in pictures]
+    images = network_inputs(path, pictures)
     size = tuple(metadata.input_size)
-    others = images[1::2] or images or list(program.smooth_images(size, 4).numpy())
+    others = images[1::2] or images
+    others = others or list(program.smooth_images(size, 4, metadata.channels).numpy())
     before = open_exported(path)
     smaller = path.with_name(f".int8{path.name}")
     try:
@@ -218,16 +225,8 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
         smaller.unlink(missing_ok=True)
     got, expected = (np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
     kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
-    found = parity.compare(got, expected, metadata.task)
+    found = parity.compare(got, expected, metadata.task, metadata.threshold)
     print(f"int8, {kind}, against float32 on {len(others)} images: {found}")
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image as 8-bit BGR; UserError if it is none."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path} is not an image, or of an unsupported kind")
-    return image
 
 
 if __name__ == "__main__":

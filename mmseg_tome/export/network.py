@@ -8,6 +8,7 @@ from mmseg_tome import compat
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
 from mmseg_tome.inference.acceleration import to_half
+from mmseg_tome.models.image_channels import image_channels
 
 
 class Network(nn.Module):
@@ -16,11 +17,15 @@ class Network(nn.Module):
     Args:
         model: A segmentor of mmseg or a pose estimator of mmpose; goes into eval mode.
         half: Compute in float16; what goes in and comes out stays float32. Changes `model`.
+
+    Attributes:
+        channels: Of an image.
     """
 
     def __init__(self, model: nn.Module, half: bool = False):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.channels = image_channels(model)
         backbone = getattr(model, "backbone", None)
         if getattr(backbone, "auto", None) is not None:
             backbone.auto = None  # timed on this machine in torch: says nothing of the runtime
@@ -29,7 +34,7 @@ class Network(nn.Module):
             to_half(model, self.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` -> logits or heatmaps `[B, K, h, w]`, float32."""
+        """Normalised images `[B, C, H, W]` -> logits or heatmaps `[B, K, h, w]`, float32."""
         return self.model(images.to(self.dtype), None, mode="tensor").float()
 
 

@@ -28,7 +28,7 @@ def trace(
     Raises:
         ImageSizeError: The size is too small for the network.
     """
-    images = torch.zeros(2 if dynamic_batch else 1, 3, *size)
+    images = torch.zeros(2 if dynamic_batch else 1, network.channels, *size)
     network(images)  # refuses what does not fit, and fills the caches of index maps
     shapes: dict[str, dict[int, Dim]] | None = None
     if dynamic_batch:
@@ -37,17 +37,17 @@ def trace(
         return export(network, (images,), dynamic_shapes=shapes, strict=False)
 
 
-def random_images(size: tuple[int, int], count: int = 1) -> Tensor:
-    """Normalised noise, `[count, 3, H, W]`, the same on every call."""
-    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+def random_images(size: tuple[int, int], count: int = 1, channels: int = 3) -> Tensor:
+    """Normalised noise, `[count, channels, H, W]`, the same on every call."""
+    return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(0))
 
 
-def smooth_images(size: tuple[int, int], count: int = 1) -> Tensor:
+def smooth_images(size: tuple[int, int], count: int = 1, channels: int = 3) -> Tensor:
     """As photographs are: smooth at large, with edges, noise, and areas of one colour."""
     generator = torch.Generator().manual_seed(1)
 
     def octave(side: int) -> Tensor:
-        cells = torch.randn(count, 3, side, side, generator=generator)
+        cells = torch.randn(count, channels, side, side, generator=generator)
         return torch.nn.functional.interpolate(cells, size, mode="bilinear")
 
     images = sum(octave(side) / (level + 1) for level, side in enumerate((3, 9, 27)))

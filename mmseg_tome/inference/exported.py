@@ -58,9 +58,10 @@ class ExportedBackbone(nn.Module):
     def __init__(self, file: str):
         super().__init__()
         self.network = _open(file)
+        self.image_channels = self.network.metadata.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images `[B, 3, H, W]` -> the output of the file, `[B, K, h, w]`, in a list.
+        """Normalised images `[B, C, H, W]` -> the output of the file, `[B, K, h, w]`, in a list.
 
         Raises:
             ImageSizeError: The images are not of the file's size.

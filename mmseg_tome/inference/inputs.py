@@ -1,5 +1,6 @@
 """From what a user names to images: files, folders and videos, each found first and read later."""
 
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
 from mmseg_tome.engine.test_data import find_test_pipeline
+from mmseg_tome.inference.pictures import to_picture
+from mmseg_tome.models.errors import ModelInputError
 
 # fmt: off
 IMAGES = frozenset({
@@ -51,13 +54,19 @@ class Item:
 
     Attributes:
         source: The file that it is from.
-        image: `[H, W, 3]` uint8, BGR.
+        image: As the config reads it: `[H, W, 3]` uint8, BGR, or with other channels, as `[H, W]`,
+            or of another type.
         frame: Number of the frame, from 0; None for an image file.
     """
 
     source: Source
     image: np.ndarray
     frame: int | None = None
+
+    @functools.cached_property
+    def picture(self) -> np.ndarray:
+        """The image to be looked at, `[H, W, 3]` uint8, BGR."""
+        return to_picture(self.image)
 
 
 def find_sources(inputs: Sequence[str], results: Sequence[Path] = ()) -> list[Source]:
@@ -145,11 +154,19 @@ class Reader:
             image = self._load(dict(img_path=str(path)))["img"]
         except (OSError, ValueError, AssertionError, cv2.error):  # each decoder has its own
             raise UnreadableError("it is not an image, or of an unsupported kind") from None
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UnreadableError(
-                f"the config reads it as {image.dtype} {list(image.shape)}, not as 8-bit colours"
-            )
         return image
+
+
+def check_channels(item: Item, channels: int) -> None:
+    """Raise ModelInputError unless a model that takes images of so many channels can run on one."""
+    image = item.image
+    found = image.shape[2] if image.ndim == 3 else 1
+    if found != channels:
+        read = f"{image.dtype} {list(image.shape)}"
+        raise ModelInputError(
+            f"the config reads it as {read}, the model takes images of {channels} "
+            f"channel{'s' * (channels > 1)}"
+        )
 
 
 def count(source: Source) -> int:

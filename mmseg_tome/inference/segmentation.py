@@ -10,9 +10,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 from mmseg.registry import DATASETS
 
-from mmseg_tome.inference.inputs import Item
+from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.weights import load_weights
+from mmseg_tome.models.image_channels import image_channels
 
 
 class SegmentationPredictor:
@@ -53,6 +54,7 @@ class SegmentationPredictor:
         self._inferencer.show_progress = False  # not an argument of every version
         self.batch_size = batch_size or cfg.test_dataloader.get("batch_size", 1)
         self.model = self._inferencer.model
+        self.channels = image_channels(self.model)
         meta = self.model.dataset_meta
         self.classes = list(meta["classes"])
         self.palette = np.array(meta["palette"], np.uint8)  # [classes, 3], RGB
@@ -68,8 +70,10 @@ class SegmentationPredictor:
         """Segment images of one size.
 
         Raises:
-            ModelInputError: The images are too small for the network.
+            ModelInputError: The images are too small for the network, or of other channels.
         """
+        for item in items:
+            check_channels(item, self.channels)
         start = time.perf_counter()
         samples = self._inferencer(
             [item.image for item in items], batch_size=len(items), return_datasamples=True
@@ -82,7 +86,7 @@ class SegmentationPredictor:
         return [
             Prediction(
                 result=dict(ms=round(milliseconds, 2), classes=self._shares(labels)),
-                overlay=self._draw(item.image, labels, sample),
+                overlay=self._draw(item.picture, labels, sample),
                 labels=labels,
             )
             for item, labels, sample in zip(items, maps, samples, strict=True)
@@ -117,7 +121,9 @@ class _Inferencer(MMSegInferencer):
 
     def _load_weights_to_model(self, model, checkpoint, cfg):
         meta = load_weights(model, checkpoint, self._weights)
-        model.dataset_meta = find_classes(meta, cfg, model.num_classes)
+        # A single channel tells two classes apart, whatever number of them the head was told.
+        number = max(model.num_classes, 2 if model.out_channels == 1 else 1)
+        model.dataset_meta = find_classes(meta, cfg, number)
 
 
 def find_classes(meta: dict, cfg: Config, number: int) -> dict:

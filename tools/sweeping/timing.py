@@ -16,6 +16,7 @@ from mmseg_tome.inference.acceleration import (
     accelerate,
     to_half,
 )
+from mmseg_tome.models.image_channels import image_channels
 
 from .network import set_merging
 from .settings import Setting
@@ -53,7 +54,7 @@ def time_settings(
         for part in (model.backbone, model.decode_head):
             to_half(part, DTYPES[dtype])
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(batch, 3, *hw, generator=generator).to(device)
+    image = torch.randn(batch, image_channels(model), *hw, generator=generator).to(device)
     # Only one graph runs at a time: all share their memory.
     capture = CudaGraphCapture()
     networks, forwards = [], []
