@@ -85,6 +85,13 @@ class Checkpoint:
         statistics = ("running_mean", "running_var", COUNTERS)
         return sum(v.numel() for k, v in self.state.items() if not k.endswith(statistics))
 
+    def normalisation(self) -> tuple[list[float], list[float]] | None:
+        """`mean` and `std` of each channel; None where those known are not of such images."""
+        channels = self.architecture.in_channels
+        if not len(self.mean) == len(self.std) == channels:
+            return None
+        return list(self.mean), list(self.std)
+
     def backbone(self) -> "Checkpoint":
         """The same without its head."""
         state = {key: value for key, value in self.state.items() if key.startswith(BACKBONE)}

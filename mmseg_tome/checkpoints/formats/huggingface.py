@@ -113,7 +113,7 @@ class HuggingFace(Format):
             classes=_classes(config) if any(k.startswith("decode_head.") for k in state) else None,
             dropped=dropped,
             input_size=_input_size(source.preprocessor),
-            **_normalisation(source.preprocessor),
+            **_normalisation(source.preprocessor, config.get("num_channels", 3)),
         )
         _compare(config, checkpoint)
         return checkpoint
@@ -189,11 +189,17 @@ def make_preprocessor(checkpoint: Checkpoint) -> dict:
         image_processor_type="SegformerImageProcessor",
         **(dict(do_resize=True, size=dict(zip(SIDES, size, strict=True))) if size else {}),
         **({} if size else dict(do_resize=False)),
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=[value / 255 for value in checkpoint.mean],
-        image_std=[value / 255 for value in checkpoint.std],
+        **_normalising(checkpoint),
+    )
+
+
+def _normalising(checkpoint: Checkpoint) -> dict:
+    known = checkpoint.normalisation()
+    if known is None:  # of other channels than three nothing may be known
+        return dict(do_rescale=False, do_normalize=False)
+    mean, std = ([value / 255 for value in values] for values in known)
+    return dict(
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=mean, image_std=std
     )
 
 
@@ -234,8 +240,10 @@ def _classes(config: dict) -> tuple[str, ...] | None:
     return names
 
 
-def _normalisation(preprocessor: dict) -> dict:
+def _normalisation(preprocessor: dict, channels: int) -> dict:
     """`mean` and `std` of 0 to 255 images; none without a `preprocessor_config.json`.
+
+    One value is for all channels.
 
     Raises:
         ConversionError: They are no numbers.
@@ -245,18 +253,23 @@ def _normalisation(preprocessor: dict) -> dict:
     mean = preprocessor.get("image_mean") or [value / 255 for value in IMAGENET_MEAN]
     std = preprocessor.get("image_std") or [value / 255 for value in IMAGENET_STD]
     if not preprocessor.get("do_normalize", True):
-        mean, std = [0.0] * 3, [1.0] * 3
+        mean, std = 0.0, 1.0
     factor = preprocessor.get("rescale_factor", 1 / 255)
     factor = factor if preprocessor.get("do_rescale", True) else 1.0
     try:
         return {
-            name: tuple(round(value / factor, 6) for value in values)
+            name: tuple(round(value / factor, 6) for value in _each(values, channels))
             for name, values in (("mean", mean), ("std", std))
         }
     except (TypeError, ZeroDivisionError):
         raise ConversionError(
             f"{PREPROCESSOR} has image_mean {mean}, image_std {std} and rescale_factor {factor}"
         ) from None
+
+
+def _each(values: float | Sequence[float], channels: int) -> Sequence[float]:
+    values = [values] if isinstance(values, (int, float)) else values
+    return list(values) * channels if len(values) == 1 else values
 
 
 SIDES = ("height", "width")
