@@ -27,6 +27,7 @@ from rich.console import Console
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
     check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
-    cfg = launch.read_config(args)
+    cfg = with_one_test_dataset(launch.read_config(args))
     size = choose_size(args.size, cfg)
     checkpoint = args.checkpoint or cfg.get("load_from")
     if not checkpoint:

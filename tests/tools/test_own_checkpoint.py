@@ -62,3 +62,23 @@ def test_train_test_resume_infer_export(write_segmentor, run_tool, tmp_path):
     assert len(json.loads((tmp_path / "out/results.json").read_text())["images"]) == 2
     run_tool("export.py", "--config", config, "--checkpoint", own, "--out", tmp_path / "own.onnx")
     assert (tmp_path / "own.onnx").is_file()
+
+
+def test_joined_test_data_is_tested_and_exported(
+    write_segmentor, run_tool, join_test_data, tmp_path
+):
+    write_segmentor(tmp_path, "n2d", "ab")
+    config = join_test_data(tmp_path / "tiny.py", tmp_path / "joined.py")
+    data = [
+        f"test_dataloader.dataset.datasets.{i}.{option}"
+        for i in (0, 1)
+        for option in ("pipeline.1.scale=(128,96)",)
+    ]
+    options = ("--cfg-options", *data, "test_dataloader.num_workers=0")
+    options = (*options, "test_dataloader.persistent_workers=False")
+    run_tool("test.py", config, tmp_path / "0.pth", "--work-dir", tmp_path / "tested", *options)
+    own = ("--config", config, "--checkpoint", tmp_path / "0.pth")
+    run_tool("export.py", *own, "--out", tmp_path / "a.pt2", "--format", "torch-export", *options)
+    images = tmp_path / "data/images/val"
+    run_tool("infer.py", images, "--model", tmp_path / "a.pt2", "--out", tmp_path / "out")
+    assert len(json.loads((tmp_path / "out/results.json").read_text())["images"]) == 2
