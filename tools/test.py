@@ -70,6 +70,8 @@ def use_tta(cfg) -> None:
         raise UserError(f"--tta needs {' and '.join(missing)} in the config")
     dataset = change_pipelines(cfg.test_dataloader.dataset, lambda _: cfg.tta_pipeline)
     cfg.test_dataloader.dataset = dataset
+    if cfg.tta_model.type in ("SegTTAModel", "mmseg.SegTTAModel"):
+        cfg.tta_model.type = "mmseg_tome.SegTTAModel"  # mmseg's is wrong for binary models
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

@@ -6,12 +6,14 @@ from mmseg_tome.models.mix_transformer import MixVisionTransformer
 __all__ = ["MixVisionTransformer"]
 
 if compat.has("mmseg"):
+    from mmseg_tome.models.seg_tta import SegTTAModel
     from mmseg_tome.models.segformer_head import SegformerHead
     from mmseg_tome.models.segformer_linear_head import SegformerLinearHead
     from mmseg_tome.models.twins import PCPVT, SVT
     from mmseg_tome.models.vision_transformer import VisionTransformer
 
-    __all__ += ["PCPVT", "SVT", "SegformerHead", "SegformerLinearHead", "VisionTransformer"]
+    __all__ += ["PCPVT", "SVT", "SegTTAModel", "SegformerHead", "SegformerLinearHead"]
+    __all__ += ["VisionTransformer"]
 
 if compat.has("mmpose"):
     from mmseg_tome.models.pvt import PyramidVisionTransformer, PyramidVisionTransformerV2
