@@ -42,6 +42,8 @@ READER = Reader(
 
 def encoded(mode: str, size: tuple[int, int], kind: str, exif: int) -> bytes:
     """A picture as a file's bytes; nothing where a format does not know the mode."""
+    if (mode, kind) == ("YCbCr", "TIFF"):  # what Pillow writes there, it cannot read
+        return b""
     pixels = np.arange(size[0] * size[1] * 4, dtype=np.uint32) % 251
     image = PIL.fromarray(pixels.astype(np.uint8).reshape(size[1], size[0], 4), "RGBA")
     stream = io.BytesIO()
@@ -105,8 +107,8 @@ def test_a_file_is_read_or_named(folder, content, changes, keep, ending):
 @hypothesis.given(pictures)
 def test_whole_pictures_are_read(folder, content):
     hypothesis.assume(content)
-    with PIL.open(io.BytesIO(content)) as image:  # kinds of TIFF that OpenCV or Pillow lack
-        hypothesis.assume(image.format != "TIFF" or image.mode not in ("I", "F", "YCbCr"))
+    with PIL.open(io.BytesIO(content)) as image:  # OpenCV has no TIFF of 32 bits
+        hypothesis.assume(image.format != "TIFF" or image.mode not in ("I", "F"))
     path = folder / "whole.png"
     path.write_bytes(content)
     (item,) = READER.read(*find_sources([str(path)]))
