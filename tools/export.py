@@ -6,6 +6,7 @@
 and others; --format torch-export writes torch's own .pt2. Either takes normalised images
 `[B, C, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
 names of classes or keypoints, preset and more are in its metadata. tools/infer.py --model runs it.
+A file takes images of one size; with --dynamic-size of any from a smallest one on, which is found.
 
 Before the file is put in place, it is loaded again and compared with the model in torch, on noise
 and on an image-like input. A file that exists is replaced only by one that passed.
@@ -23,6 +24,7 @@ from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of t
 import numpy as np
 import torch
 from rich.console import Console
+from torch.export import ExportedProgram
 
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.arguments import read_size
@@ -58,6 +60,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="HxW",
         help="height and width of the images, in pixels (default: of pose the codec's input size, "
         "of segmentation the training crop's)",
+    )
+    add(
+        "--dynamic-size",
+        action="store_true",
+        help="segmentation: images of any height and width, read and tested as the config says; "
+        "--size only says what is compared",
     )
     add("--dynamic-batch", action="store_true", help="any number of images at once, not one")
     add(
@@ -97,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
     cfg = with_one_test_dataset(launch.read_config(args))
+    if args.dynamic_size and launch.is_pose(cfg):
+        raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
     size = choose_size(args.size, cfg)
     checkpoint = args.checkpoint or cfg.get("load_from")
     if not checkpoint:
@@ -106,36 +116,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     status = Console(stderr=True).status
     with status("loading"):
         model = load_model(cfg, checkpoint)
-        metadata = describe(
-            cfg,
-            model,
-            size,
-            config=Path(args.config).name,
-            dynamic_batch=args.dynamic_batch,
-            precision="float16" if args.half else "int8" if args.int8 else "float32",
-        )
-    with status("running in torch"):
         network = Network(model)
-        channels = network.channels
-        inputs = {
-            "noise": program.random_images(size, channels=channels),
-            "image-like": program.smooth_images(size, channels=channels),
-        }
-        if args.dynamic_batch:
-            inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
+    program_of, least = None, 0
+    if args.dynamic_size:
+        with status("tracing"):
+            program_of, least = trace(network, size, args)
+    metadata = describe(
+        cfg,
+        model,
+        size,
+        config=Path(args.config).name,
+        dynamic_batch=args.dynamic_batch,
+        precision="float16" if args.half else "int8" if args.int8 else "float32",
+        min_side=least,
+    )
+    with status("running in torch"):
+        inputs = compared_inputs(network.channels, size, args.dynamic_batch, least)
         with torch.no_grad():
             expected = {name: network(images).numpy() for name, images in inputs.items()}
-            network = Network(model, half=args.half)
     with replacing(args.out) as temporary:
         with status("tracing and writing"):
+            if args.half or program_of is None:
+                program_of, _ = trace(Network(model, half=args.half), size, args)
             if args.format == "onnx":
-                traced = program.trace(
-                    network, size, args.dynamic_batch, scores_mib=args.scores_mib
-                )
-                onnx_file.write(traced, temporary, metadata, args.opset)
+                onnx_file.write(program_of, temporary, metadata, args.opset)
             else:
-                traced = program.trace(network, size, args.dynamic_batch, for_onnx=False)
-                torch_file.write(traced, temporary, metadata)
+                torch_file.write(program_of, temporary, metadata)
         with status("comparing"):
             exported = open_exported(temporary)
             for name, images in inputs.items():
@@ -148,7 +154,45 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.int8:
             with status("quantising"):
                 to_int8(temporary, metadata, pictures)
-    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {size[0]}x{size[1]} pixels")
+    pixels = f"any size from {least}x{least} pixels" if least else f"{size[0]}x{size[1]} pixels"
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {pixels}")
+
+
+def trace(
+    network: Network, size: tuple[int, int], args: argparse.Namespace
+) -> tuple[ExportedProgram, int]:
+    """The network's graph, and the smallest side of any size that it takes, or 0 for `size` alone.
+
+    Raises:
+        UserError: There is none for any size, or `size` is below the smallest.
+    """
+    for_onnx = args.format == "onnx"
+    if not args.dynamic_size:
+        return program.trace(network, size, args.dynamic_batch, for_onnx, args.scores_mib), 0
+    traced, least = program.trace_any_size(network, args.dynamic_batch, for_onnx)
+    if min(size) < least:
+        raise UserError(
+            f"of this network --dynamic-size takes images from {least}x{least} pixels on, and "
+            f"{size[0]}x{size[1]} is to be compared: give another --size"
+        )
+    return traced, least
+
+
+def compared_inputs(
+    channels: int, size: tuple[int, int], dynamic_batch: bool, least: int
+) -> dict[str, torch.Tensor]:
+    """Images that the file is compared on, by name."""
+    inputs = {
+        "noise": program.random_images(size, channels=channels),
+        "image-like": program.smooth_images(size, channels=channels),
+    }
+    if dynamic_batch:
+        inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
+    if least:
+        for other in ((least, least), (size[0] + 61, size[1] + 35)):
+            name = f"image-like, {other[0]}x{other[1]}"
+            inputs[name] = program.smooth_images(other, channels=channels)
+    return inputs
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -162,6 +206,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--int8 is for --format onnx without --half")
     if args.calibration and not args.int8:
         raise UserError("--calibration is for --int8")
+    if args.int8 and args.dynamic_size:
+        raise UserError("--int8 is for images of one size, without --dynamic-size")
     if args.scores_mib < 0:
         raise UserError("--scores-mib must not be negative")
     if args.format == "onnx":

@@ -15,7 +15,7 @@ from mmseg_tome.engine.launch import is_pose
 from mmseg_tome.models.image_channels import image_channels
 
 INPUT, OUTPUT = "images", {"segmentation": "logits", "pose": "heatmaps"}
-LATER = {"channels", "threshold"}
+LATER = {"channels", "min_side", "threshold"}
 """Fields that files of earlier versions do not have."""
 
 
@@ -43,6 +43,8 @@ class Metadata:
         precision: `float32`, `float16` or `int8`.
         dataset_meta: Palette; for pose also skeleton and mirrored keypoints.
         channels: Of an image.
+        min_side: Of a file that takes images of any size: the smallest height and width. 0 if it
+            takes those of `input_size` alone.
         threshold: Of logits in a single channel: its class is where their sigmoid is above this.
         inference: The parts of the mm config that `tools/infer.py` runs the file by.
     """
@@ -61,6 +63,7 @@ class Metadata:
     dynamic_batch: bool = False
     precision: str = "float32"
     channels: int = 3
+    min_side: int = 0
     threshold: float | None = None
     dataset_meta: dict = field(default_factory=dict)
     inference: dict = field(default_factory=dict)
@@ -159,7 +162,7 @@ def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Me
         channels=channels,
         threshold=threshold_of(model),
         dataset_meta=data,
-        inference=inference_config(cfg, size),
+        inference=inference_config(cfg, None if more.get("min_side") else size),
         **more,
     )
 
@@ -174,11 +177,11 @@ def threshold_of(model: nn.Module) -> float | None:
     return head.threshold if getattr(head, "out_channels", None) == 1 else None
 
 
-def inference_config(cfg: Config, size: tuple[int, int]) -> dict:
+def inference_config(cfg: Config, size: tuple[int, int] | None) -> dict:
     """The parts of a config that pre- and post-process, with images brought to `size`, (H, W).
 
     A model that is tested on sliding windows of just this size goes on so; any other gets the whole
-    image, resized to fit and filled up.
+    image, resized to fit and filled up. Without a size all is as in the config.
     """
     model = plain(cfg.model)
     kept = ("type", "data_preprocessor", "test_cfg")
@@ -194,10 +197,11 @@ def inference_config(cfg: Config, size: tuple[int, int]) -> dict:
         part["decode_head"] = {key: head[key] for key in kept if key in head}
         test_cfg = part.get("test_cfg") or {}
         crop = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
-        if crop is None or tuple(crop) != tuple(size):
+        if size is not None and (crop is None or tuple(crop) != tuple(size)):
             part["test_cfg"] = dict(mode="whole")
             dataset["pipeline"] = _fitting(dataset["pipeline"], size)
-        part["data_preprocessor"]["test_cfg"] = dict(size=list(size))
+        if size is not None:
+            part["data_preprocessor"]["test_cfg"] = dict(size=list(size))
     parts = dict(
         default_scope=cfg.get("default_scope", "mmseg"),
         model=part,

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import UserError as ConstraintError
 from torch.export import Dim, ExportedProgram, export
 
+from mmseg_tome.engine.errors import UserError
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.tracing import SCORES_MIB, plain_onnx, portable
 
@@ -35,6 +37,43 @@ def trace(
         shapes = dict(images={0: Dim("batch", min=1, max=4096)})
     with plain_onnx(scores_mib) if for_onnx else portable():
         return export(network, (images,), dynamic_shapes=shapes, strict=False)
+
+
+LARGEST_SIDE = 16384
+SIDES = (64, 128, 256, 512)
+"""Smallest sides that are tried for any size."""
+
+
+@torch.no_grad()
+def trace_any_size(
+    network: Network, dynamic_batch: bool = False, for_onnx: bool = True
+) -> tuple[ExportedProgram, int]:
+    """The network as a graph for images of any size, see `trace`.
+
+    Below some size a graph would have to be another one: where a grid is smaller than a cell,
+    nothing merges.
+
+    Returns:
+        The graph, and the smallest height and width that it is right for.
+
+    Raises:
+        UserError: There is no such graph of this network.
+    """
+    reason = ""
+    for least in SIDES:
+        # Two sizes that are no multiples of anything, and that no side of a map is 1 or equal at.
+        size = 2 * least + 35, 2 * least + 103
+        images = torch.zeros(2 if dynamic_batch else 1, network.channels, *size)
+        sides = {i: Dim(name, min=least, max=LARGEST_SIDE) for i, name in ((2, "H"), (3, "W"))}
+        batch = {0: Dim("batch", min=1, max=4096)} if dynamic_batch else {}
+        context = plain_onnx(any_size=True) if for_onnx else portable(any_size=True)
+        try:
+            with context:
+                shapes = dict(images=batch | sides)
+                return export(network, (images,), dynamic_shapes=shapes, strict=False), least
+        except (ConstraintError, ValueError) as error:  # torch's, of a guard on the size
+            reason = str(error).strip().splitlines()[0]
+    raise UserError(f"--dynamic-size: this network cannot be traced for any size: {reason}")
 
 
 def random_images(size: tuple[int, int], count: int = 1, channels: int = 3) -> Tensor:

@@ -24,26 +24,29 @@ SCORES_MIB = 16
 
 
 @contextmanager
-def portable() -> Iterator[None]:
+def portable(any_size: bool = False) -> Iterator[None]:
     """Trace torch operators only, for any batch, with the index maps of the grid as constants.
 
     The model must have run once at the size that is traced, so that the maps are in their caches.
+
+    Args:
+        any_size: Let the maps be computed of the size instead.
     """
-    twins = {
-        backend.use_triton: onnx.use_no_kernel,
-        grid_cache.builds_anew: lambda: False,
-        segment.rows: onnx.rows,
-    }
+    twins = {backend.use_triton: onnx.use_no_kernel, segment.rows: onnx.rows}
+    if not any_size:
+        twins[grid_cache.builds_anew] = lambda: False
     with replaced(twins):
         yield
 
 
 @contextmanager
-def plain_onnx(scores_mib: int = SCORES_MIB) -> Iterator[None]:
+def plain_onnx(scores_mib: int = SCORES_MIB, any_size: bool = False) -> Iterator[None]:
     """As `portable`, for ONNX: no sort but top-k, no index but scatter, convolutions in NCHW.
 
     Args:
         scores_mib: Attention scores of a sample that may exist at a time, in MiB; 0 for all.
+        any_size: As for `portable`. Neither are scores computed in parts then, nor do windows
+            become poolings: both are made for one size.
     """
 
     def attend(
@@ -55,13 +58,14 @@ def plain_onnx(scores_mib: int = SCORES_MIB) -> Iterator[None]:
         matching.match: onnx.match,
         assignment.assign: onnx.assign,
         segment.segment_mean: onnx.segment_mean,
-        neighbour.window_map: window_map,
         layers.MixFFN.forward: mix_ffn,
         fusion.pointwise: pointwise,
     }
-    if scores_mib:
+    if not any_size:
+        twins[neighbour.window_map] = window_map
+    if scores_mib and not any_size:
         twins[attention.fused_attention] = attend
-    with portable(), replaced(twins):
+    with portable(any_size), replaced(twins):
         yield
 
 

@@ -64,10 +64,15 @@ class ExportedBackbone(nn.Module):
         """Normalised images `[B, C, H, W]` -> the output of the file, `[B, K, h, w]`, in a list.
 
         Raises:
-            ImageSizeError: The images are not of the file's size.
+            ImageSizeError: The images are not of a size that the file takes.
         """
-        size = self.network.metadata.input_size
-        if list(images.shape[2:]) != size:
+        size, least = self.network.metadata.input_size, self.network.metadata.min_side
+        if least and min(images.shape[2:]) < least:
+            raise ImageSizeError(
+                f"an image of {images.shape[2]}x{images.shape[3]} pixels is too small for the "
+                f"exported model: both sides must be at least {least}"
+            )
+        if not least and list(images.shape[2:]) != size:
             raise ImageSizeError(
                 f"images of {images.shape[2]}x{images.shape[3]} pixels do not fit the exported "
                 f"model, which takes {size[0]}x{size[1]}"

@@ -6,6 +6,7 @@ each cell of the grid.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,11 @@ class BipartiteMatching(MergingStrategy):
         destinations = (hw[0] // self.stride[0]) * (hw[1] // self.stride[1])
         if destinations == 0:  # the grid is smaller than one cell
             return 0
-        return min(int(tokens * self.ratio), tokens - destinations)
+        removed = part_of(tokens, self.ratio)
+        # Of sizes that are not known when a model is traced, to compare is to restrict them.
+        if self.ratio <= 1 - 1 / (self.stride[0] * self.stride[1]):
+            return removed
+        return min(removed, tokens - destinations)
 
 
 @register_strategy("tome")
@@ -89,7 +94,16 @@ class AlternatingMatching(MergingStrategy):
         destinations = tokens // 2
         if destinations == 0:
             return 0
-        return min(int(tokens * self.ratio), tokens - destinations)
+        removed = part_of(tokens, self.ratio)
+        return removed if self.ratio <= 0.5 else min(removed, tokens - destinations)
+
+
+def part_of(tokens: int, ratio: float) -> int:
+    """`int(tokens * ratio)`, also of a number that is a symbol while a model is traced."""
+    if isinstance(tokens, int):
+        return int(tokens * ratio)
+    fraction = Fraction(ratio).limit_denominator(10**6)
+    return tokens * fraction.numerator // fraction.denominator
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class NeighbourMerging2D(MergingStrategy):
         return window_map(hw, tuple(self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
-        rows, cols = (-(-size // step) for size, step in zip(hw, self.stride, strict=True))
+        rows, cols = ((size + step - 1) // step for size, step in zip(hw, self.stride, strict=True))
         return rows * cols
 
 
@@ -57,7 +57,7 @@ class NeighbourMerging1D(MergingStrategy):
         return window_map((1, hw[0] * hw[1]), (1, self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
-        return -(-hw[0] * hw[1] // self.stride)
+        return (hw[0] * hw[1] + self.stride - 1) // self.stride
 
 
 @replaceable
@@ -67,7 +67,7 @@ def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.devic
     (height, width), (sy, sx) = hw, stride
     row = torch.arange(height, device=device) // sy  # [H]
     col = torch.arange(width, device=device) // sx  # [W]
-    windows_per_row = -(-width // sx)
+    windows_per_row = (width + sx - 1) // sx
     slot = (row[:, None] * windows_per_row + col).reshape(1, -1)  # [1, H * W]
-    num_slots = -(-height // sy) * windows_per_row
+    num_slots = (height + sy - 1) // sy * windows_per_row
     return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots))
