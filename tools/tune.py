@@ -40,6 +40,7 @@ try:
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import DataError, UserError
+    from mmseg_tome.engine.folder_lock import only_one
     from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
@@ -218,7 +219,8 @@ def search(args: argparse.Namespace, cfg) -> str:
     )
     gc.freeze()  # what is loaded by now stays: the collection before every timing skips it
     source = str(args.images or f"{args.data} data of {Path(args.config).name}")
-    return tune(cfg, Path(args.config), args.checkpoint, images, source, options)
+    with only_one(args.out):
+        return tune(cfg, Path(args.config), args.checkpoint, images, source, options)
 
 
 def check(args: argparse.Namespace, cfg) -> str:

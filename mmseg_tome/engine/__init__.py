@@ -1,6 +1,6 @@
-"""What runs around a model. Importing this makes checkpoint loading safe in this process."""
+"""What runs around a model. Importing this makes checkpoints of this process safe and whole."""
 
-from mmseg_tome.engine import checkpoint
+from mmseg_tome.engine import checkpoint, whole_files
 from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
 from mmseg_tome.engine.cpu import CPUAmpOptimWrapper
 from mmseg_tome.engine.dataset_guard import DatasetGuardHook
@@ -9,6 +9,7 @@ from mmseg_tome.engine.fast_training import FastTrainingHook
 from mmseg_tome.engine.merging_visualization import MergingVisualizationHook
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
 from mmseg_tome.engine.unmerged_reference import UnmergedReferenceHook
+from mmseg_tome.engine.whole_files import SaveFirstCheckpointHook
 
 __all__ = [
     "CPUAmpOptimWrapper",
@@ -17,8 +18,10 @@ __all__ = [
     "FastInferenceHook",
     "FastTrainingHook",
     "MergingVisualizationHook",
+    "SaveFirstCheckpointHook",
     "SaveMetricsHook",
     "UnmergedReferenceHook",
 ]
 
 checkpoint.install()
+whole_files.install()

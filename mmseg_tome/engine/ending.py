@@ -1,6 +1,7 @@
 """How every tool ends: what a user can mend is said in one line, a bug keeps its traceback."""
 
 import difflib
+import errno
 import inspect
 import re
 import traceback
@@ -13,6 +14,9 @@ from mmseg_tome.engine.dataset_guard import explain_empty
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models.errors import ModelInputError
+
+MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Full disks and missing rights."""
 
 UNEXPECTED = re.compile(r"(\w+)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'")
 MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.+)$")
@@ -32,6 +36,9 @@ def explain(error: BaseException) -> str | None:
         # mmengine prefixes the class that it was building, once per level.
         text = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
         return " ".join(text.split("\n"))
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        place = f" {error.filename}" if error.filename else ""
+        return f"cannot read or write{place}: {error.strerror}"
     if isinstance(error, ValueError) and (empty := explain_empty(error)):
         return str(empty)
     if isinstance(error, (TypeError, KeyError)):

@@ -6,6 +6,7 @@ only one of them has works where its config can take it, and is refused where it
 
 import argparse
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -83,6 +84,7 @@ def load_config(args: argparse.Namespace) -> Config:
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     _add_guards(cfg)
+    _save_whole_checkpoints(cfg)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
     return cfg
@@ -143,6 +145,7 @@ def check_data(dataloader: dict | None) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool's `main`; a mistake that its user can mend ends in one line and exit code 2."""
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
     try:
         main()
     except Exception as error:
@@ -203,6 +206,12 @@ def _add_guards(cfg: Config) -> None:
     present = [hook.get("type") for hook in hooks]
     guards = [f"{OURS}CheckpointGuardHook", f"{OURS}DatasetGuardHook"]
     cfg.custom_hooks = [*hooks, *(dict(type=guard) for guard in guards if guard not in present)]
+
+
+def _save_whole_checkpoints(cfg: Config) -> None:
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint")
+    if hook is not None and hook.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
+        hook["type"] = f"{OURS}SaveFirstCheckpointHook"
 
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:

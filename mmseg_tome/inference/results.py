@@ -1,5 +1,6 @@
 """The folder of results: overlays, label maps, results.json. No file in it is ever half there."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.folder_lock import only_one
 from mmseg_tome.inference.inputs import Item, Source, frame_rate
 from mmseg_tome.inference.prediction import Prediction
 
@@ -126,10 +128,10 @@ class ResultsWriter:
             path = self.folder / file
             for base in (self.folder / OVERLAYS, self.folder / LABELS):
                 # A list that somebody changed must not reach other files.
-                if path.resolve().is_relative_to(base.resolve()) and path.is_file():
+                if path.resolve().is_relative_to(base.resolve()) and not path.is_dir():
                     with suppress(OSError):
-                        path.unlink()
-                        _temporary(path).unlink(missing_ok=True)
+                        _remove_leftovers(path)
+                        path.unlink(missing_ok=True)
                         for parent in path.parents:
                             if parent == self.folder:
                                 break
@@ -142,14 +144,15 @@ class ResultsWriter:
             self._video = None
 
     def __enter__(self) -> "ResultsWriter":
-        with _naming(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = only_one(self.folder)
+        self._lock.__enter__()
         self._earlier = self._read_earlier()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if self._video is not None:
             self._video.discard()
+        self._lock.__exit__(None, None, None)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -162,6 +165,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: It cannot be written.
     """
     temporary = _temporary(path)
+    _remove_leftovers(path)
     try:
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +181,7 @@ class _VideoWriter:
     def __init__(self, source: Source, path: Path, image: np.ndarray):
         self.source = source
         self._path, self._temporary = path, _temporary(path)
+        _remove_leftovers(path)
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.touch()  # OpenCV does not say why it cannot write
@@ -223,9 +228,31 @@ def _write_image(path: Path, image: np.ndarray) -> None:
         temporary.write_bytes(content)
 
 
-def _temporary(path: Path) -> Path:
-    # The suffix stays: OpenCV chooses formats by it.
-    return path.with_name(f".{path.stem}.part{path.suffix}")
+def _temporary(path: Path, process: int | str | None = None) -> Path:
+    # The suffix stays: OpenCV chooses formats by it. Processes keep apart.
+    return path.with_name(f".{path.stem}.{process or os.getpid()}.part{path.suffix}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had begun to write in the place of `path`."""
+    pattern = _temporary(Path(glob.escape(path.name)), "*").name
+    for left in path.parent.glob(pattern):
+        number = left.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+        if number.isdecimal() and not _runs(int(number)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # signal 0 is no question there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @contextmanager
