@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmseg_tome import compat
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.export.runtime import open_exported
+from mmseg_tome.inference.foreign_parts import check_parts
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.registry import MODELS
 
@@ -29,9 +30,11 @@ def read_exported(path: str) -> tuple[Config, str]:
     """The config that runs an exported file, and the address that stands for its checkpoint.
 
     Raises:
-        UserError: The file is missing, of another kind, or cannot be read.
+        UserError: The file is missing, of another kind, or cannot be read, or would build what is
+            no part of an mm package.
     """
     metadata = _open(path).metadata
+    check_parts(metadata.inference, path)
     parts = _with_tuples(metadata.inference)
     parts["model"]["backbone"] = dict(type="mmseg_tome.ExportedBackbone", file=path)
     if metadata.task == "pose":

@@ -282,3 +282,23 @@ def test_the_benchmark_compares_presets_in_one_run(tool, segmenter):
         code, _, errors = tool("benchmark_export", *segmenter[:2], *args)
         assert code == 2
         assert message in errors[0]
+
+
+def test_a_file_that_names_code_to_run_is_refused(tool, segmenter, images, tmp_path):
+    """mmengine would call whatever a `type` names; a stranger's file may name anything."""
+    import onnx
+
+    path, mark = tmp_path / "model.onnx", tmp_path / "mark"
+    assert tool("export", *segmenter, "--size", "64x64", "--out", path)[0] == 0
+    model = onnx.load(path)
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    inference = json.loads(properties["inference"])
+    step = dict(type="subprocess.Popen", args=["touch", str(mark)])
+    inference["test_dataloader"]["dataset"]["pipeline"].insert(1, step)
+    onnx.helper.set_model_props(model, properties | dict(inference=json.dumps(inference)))
+    onnx.save(model, path)
+    code, _, errors = tool("infer", images, "--model", path, "--out", tmp_path / "out")
+    assert code == 2
+    (error,) = errors
+    assert "names 'subprocess.Popen', which is nothing that the mm packages have" in error
+    assert not mark.exists()
