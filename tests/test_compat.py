@@ -120,7 +120,13 @@ def test_configs_of_the_mm_packages_are_found_on_both_stacks(package, base, tmp_
     assert cfg.model.backbone.type in ("MixVisionTransformer", "ResNet")
 
 
-@pytest.mark.parametrize("tool", ["train.py", "test.py", "infer.py", "visualize_merging.py"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        *("train.py", "test.py", "infer.py", "visualize_merging.py", "export.py"),
+        *("convert_checkpoint.py", "benchmark_export.py"),
+    ],
+)
 def test_a_tool_without_an_mm_stack_says_so_in_one_line(tool, repo, tmp_path):
     hidden = "import sys; sys.modules.update(dict.fromkeys(['mmengine', 'mmcv', 'mmseg']))"
     none = "from importlib import metadata; metadata.distributions = lambda: []"

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of the mm packages
+from mmseg_tome.stack import compat  # isort: skip  # noqa: F401  before anything of the mm packages
 import numpy as np
 import torch
 from rich.console import Console

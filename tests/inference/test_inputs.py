@@ -138,6 +138,13 @@ def test_images_of_other_kinds_are_as_the_config_reads_them(tmp_path, picture):
         check_channels(item, 3)
 
 
+def test_a_pipeline_inherited_from_an_mm_package(tmp_path, picture):
+    """mmengine writes the package's scope into every step then."""
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    (item,) = read(tmp_path / "a.png", _scope_="mmseg")
+    assert np.array_equal(item.image, picture)
+
+
 def test_a_config_without_a_loader():
     dataset = dict(type="A", pipeline=[dict(type="PackSegInputs")])
     with pytest.raises(UserError, match="needs LoadImageFromFile in test_dataloader"):
