@@ -41,7 +41,7 @@ setup(
     cmdclass={"build_py": BuildPyWithMim},
     # Nothing of the mm stack: two families of distributions share its import names, and a
     # requirement on one would overwrite the other in a user's environment.
-    install_requires=["torch>=2.1", "numpy"],
+    install_requires=["torch>=2.6", "numpy"],
     extras_require={
         "onedl": [
             "onedl-mmcv>=2.3.6",
@@ -66,6 +66,7 @@ setup(
         # mmseg_tome.huggingface.
         "huggingface": ["transformers>=4.57"],
         "dev": [
+            "hypothesis",
             "pytest",
             "ruff",
             "tomesd",

@@ -128,6 +128,20 @@ def _unusable(name: str, error: Exception) -> type:
     return type(name.rpartition(".")[2], (), {"__new__": refuse, "__module__": __name__})
 
 
+def name_packages() -> None:
+    """Let `_base_ = "mmseg::..."` find the configs of an mmseg of another distribution's name.
+
+    mmengine looks packages up by the official distributions' names, and where there is no such
+    distribution by the name that is imported.
+    """
+    for module, distribution in list(MODULE2PACKAGE.items()):
+        try:
+            metadata.distribution(distribution)
+        except metadata.PackageNotFoundError:
+            if module in PACKAGES and find_spec(module) is not None:
+                MODULE2PACKAGE[module] = module
+
+
 def _normalised(distribution: str | None) -> str:
     return (distribution or "").lower().replace("_", "-")
 
@@ -152,4 +166,8 @@ def _import_mm_packages() -> set[str]:
 
 
 installed_stack()
+
+from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402  (there is an mm stack)
+
+name_packages()
 _importable = _import_mm_packages()

@@ -96,3 +96,46 @@ def test_merging_needs_torch_alone():
         "parse_tome_cfg('hq')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("package", "base"),
+    [
+        ("mmseg", "mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py"),
+        ("mmseg", "mmseg::_base_/models/segformer_mit-b0.py"),
+        (
+            "mmpose",
+            "mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py",
+        ),
+    ],
+)
+def test_configs_of_the_mm_packages_are_found_on_both_stacks(package, base, tmp_path):
+    from mmengine.config import Config
+
+    if not compat.has(package):
+        pytest.skip(f"needs {package}")
+    (tmp_path / "mine.py").write_text(f"_base_ = {base!r}\nmodel = dict(extra=1)")
+    cfg = Config.fromfile(tmp_path / "mine.py")
+    assert cfg.model.extra == 1
+    assert cfg.model.backbone.type in ("MixVisionTransformer", "ResNet")
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        *("train.py", "test.py", "infer.py", "visualize_merging.py", "export.py"),
+        *("convert_checkpoint.py", "benchmark_export.py"),
+    ],
+)
+def test_a_tool_without_an_mm_stack_says_so_in_one_line(tool, repo, tmp_path):
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['mmengine', 'mmcv', 'mmseg']))"
+    none = "from importlib import metadata; metadata.distributions = lambda: []"
+    (tmp_path / "sitecustomize.py").write_text(f"{hidden}\n{none}\n")
+    path = f"{tmp_path}:{repo}"
+    done = subprocess.run(
+        [sys.executable, str(repo / "tools" / tool), "photo.jpg", "--model", "exported.onnx"],
+        env={"PYTHONPATH": path}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: mmseg_tome's models need an mm stack")

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of the mm packages
+from mmseg_tome.stack import compat  # isort: skip  # noqa: F401  before anything of the mm packages
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -28,7 +28,7 @@ from mmseg_tome.engine import launch
 from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program
-from mmseg_tome.export.metadata import OUTPUT, Metadata
+from mmseg_tome.export.metadata import OUTPUT, Metadata, threshold_of
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.runtime import OnnxNetwork
 
@@ -62,21 +62,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--rounds and --threads must be at least 1")
     cfg = launch.read_config(args)
     torch.set_num_threads(args.threads)
-    images = program.smooth_images(size)
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as folder:
         for preset in track(args.presets, "exporting", console=console):
             network, metadata = build(cfg, preset, size)
+            images = program.smooth_images(size, channels=network.channels)
             path = Path(folder) / f"{preset}.onnx"
             traced = program.trace(network, size, scores_mib=args.scores_mib)
             onnx_file.write(traced, path, metadata, args.opset)
             exported = OnnxNetwork(path, args.threads)
-            found = parity.compare(exported(images.numpy()), run(network, images), metadata.task)
+            found = parity.compare(
+                exported(images.numpy()), run(network, images), metadata.task, metadata.threshold
+            )
             if not found.holds():
                 raise UserError(f"{preset} differs from torch: {found}")
-            runs["torch", preset] = lambda network=network: run(network, images)
-            runs["onnx", preset] = lambda exported=exported: exported(images.numpy())
+            runs["torch", preset] = lambda network=network, images=images: run(network, images)
+            runs["onnx", preset] = lambda exported=exported, images=images: exported(images.numpy())
         print(report(measure(runs, args.rounds, console), args))
 
 
@@ -89,8 +91,20 @@ def build(cfg: Config, preset: str, size: tuple[int, int]) -> tuple[Network, Met
     model = MODELS.build(cfg.model)
     model.backbone.init_weights()
     task = "pose" if launch.is_pose(cfg) else "segmentation"
-    metadata = Metadata(task, list(size), [0.0] * 3, [1.0] * 3, "RGB", OUTPUT[task], [], preset)
-    return Network(model), metadata
+    network = Network(model)
+    mean, std = ([value] * network.channels for value in (0.0, 1.0))
+    return network, Metadata(
+        task,
+        list(size),
+        mean,
+        std,
+        "RGB",
+        OUTPUT[task],
+        [],
+        preset,
+        channels=network.channels,
+        threshold=threshold_of(model),
+    )
 
 
 @torch.no_grad()

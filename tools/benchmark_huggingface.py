@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if min(size) < SMALLEST:
         raise UserError(f"--size {args.size}: both sides must be at least {SMALLEST}")
     model = load(args.model).to(device, getattr(torch, args.dtype)).eval()
-    images = torch.randn(args.batch, 3, *size).to(model.device, model.dtype)
+    channels = model.config.num_channels
+    images = torch.randn(args.batch, channels, *size).to(model.device, model.dtype)
     models = {"as it is": model} | {preset: merged(model, preset) for preset in args.presets}
     check(model, merged(model, "none"), images, MAX_DIFFERENCE[args.dtype])
     forwards = [forward_of(each, images) for each in models.values()]

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmseg_tome import compat  # noqa: F401  # isort: skip  before anything of the mm packages
+from mmseg_tome.stack import compat  # noqa: F401  # isort: skip  before anything of the mm packages
 from mmseg_tome.checkpoints import Checkpoint, ConversionError, convert
 from mmseg_tome.checkpoints.checkpoint import check_classes
 from mmseg_tome.checkpoints.config_file import known_dataset, make_config_text

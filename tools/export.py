@@ -4,8 +4,9 @@
 
 --format onnx (the default) writes ONNX of standard operators, for ONNX Runtime, OpenVINO, TensorRT
 and others; --format torch-export writes torch's own .pt2. Either takes normalised images
-`[B, 3, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
+`[B, C, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
 names of classes or keypoints, preset and more are in its metadata. tools/infer.py --model runs it.
+A file takes images of one size; with --dynamic-size of any from a smallest one on, which is found.
 
 Before the file is put in place, it is loaded again and compared with the model in torch, on noise
 and on an image-like input. A file that exists is replaced only by one that passed.
@@ -19,16 +20,18 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome import compat  # isort: skip  # noqa: F401  before anything of the mm packages
-import cv2
+from mmseg_tome.stack import compat  # isort: skip  # noqa: F401  before anything of the mm packages
 import numpy as np
 import torch
 from rich.console import Console
+from torch.export import ExportedProgram
 
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.export import onnx_file, parity, program, torch_file
+from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe
 from mmseg_tome.export.network import Network, load_model
 from mmseg_tome.export.quantise import quantise
@@ -57,6 +60,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="HxW",
         help="height and width of the images, in pixels (default: of pose the codec's input size, "
         "of segmentation the training crop's)",
+    )
+    add(
+        "--dynamic-size",
+        action="store_true",
+        help="segmentation: images of any height and width, read and tested as the config says; "
+        "--size only says what is compared",
     )
     add("--dynamic-batch", action="store_true", help="any number of images at once, not one")
     add(
@@ -95,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
     check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
-    cfg = launch.read_config(args)
+    cfg = with_one_test_dataset(launch.read_config(args))
+    if args.dynamic_size and launch.is_pose(cfg):
+        raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
     size = choose_size(args.size, cfg)
     checkpoint = args.checkpoint or cfg.get("load_from")
     if not checkpoint:
@@ -105,43 +116,83 @@ def main(argv: Sequence[str] | None = None) -> None:
     status = Console(stderr=True).status
     with status("loading"):
         model = load_model(cfg, checkpoint)
-        metadata = describe(
-            cfg,
-            model,
-            size,
-            config=Path(args.config).name,
-            dynamic_batch=args.dynamic_batch,
-            precision="float16" if args.half else "int8" if args.int8 else "float32",
-        )
+        network = Network(model)
+    program_of, least = None, 0
+    if args.dynamic_size:
+        with status("tracing"):
+            program_of, least = trace(network, size, args)
+    metadata = describe(
+        cfg,
+        model,
+        size,
+        config=Path(args.config).name,
+        dynamic_batch=args.dynamic_batch,
+        precision="float16" if args.half else "int8" if args.int8 else "float32",
+        min_side=least,
+    )
     with status("running in torch"):
-        inputs = {"noise": program.random_images(size), "image-like": program.smooth_images(size)}
-        if args.dynamic_batch:
-            inputs["noise, batch of 3"] = program.random_images(size, 3)
+        inputs = compared_inputs(network.channels, size, args.dynamic_batch, least)
         with torch.no_grad():
-            network = Network(model)
             expected = {name: network(images).numpy() for name, images in inputs.items()}
-            network = Network(model, half=args.half)
     with replacing(args.out) as temporary:
         with status("tracing and writing"):
+            if args.half or program_of is None:
+                program_of, _ = trace(Network(model, half=args.half), size, args)
             if args.format == "onnx":
-                traced = program.trace(
-                    network, size, args.dynamic_batch, scores_mib=args.scores_mib
-                )
-                onnx_file.write(traced, temporary, metadata, args.opset)
+                onnx_file.write(program_of, temporary, metadata, args.opset)
             else:
-                traced = program.trace(network, size, args.dynamic_batch, for_onnx=False)
-                torch_file.write(traced, temporary, metadata)
+                torch_file.write(program_of, temporary, metadata)
         with status("comparing"):
             exported = open_exported(temporary)
             for name, images in inputs.items():
-                found = parity.compare(exported(images.numpy()), expected[name], metadata.task)
+                found = parity.compare(
+                    exported(images.numpy()), expected[name], metadata.task, metadata.threshold
+                )
                 print(f"{name}: {found}")
                 if not (found.finite if args.half else found.holds()):
                     raise UserError(f"{args.out} was not written: on {name} it differs, {found}")
         if args.int8:
             with status("quantising"):
                 to_int8(temporary, metadata, pictures)
-    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {size[0]}x{size[1]} pixels")
+    pixels = f"any size from {least}x{least} pixels" if least else f"{size[0]}x{size[1]} pixels"
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {pixels}")
+
+
+def trace(
+    network: Network, size: tuple[int, int], args: argparse.Namespace
+) -> tuple[ExportedProgram, int]:
+    """The network's graph, and the smallest side of any size that it takes, or 0 for `size` alone.
+
+    Raises:
+        UserError: There is none for any size, or `size` is below the smallest.
+    """
+    for_onnx = args.format == "onnx"
+    if not args.dynamic_size:
+        return program.trace(network, size, args.dynamic_batch, for_onnx, args.scores_mib), 0
+    traced, least = program.trace_any_size(network, args.dynamic_batch, for_onnx)
+    if min(size) < least:
+        raise UserError(
+            f"of this network --dynamic-size takes images from {least}x{least} pixels on, and "
+            f"{size[0]}x{size[1]} is to be compared: give another --size"
+        )
+    return traced, least
+
+
+def compared_inputs(
+    channels: int, size: tuple[int, int], dynamic_batch: bool, least: int
+) -> dict[str, torch.Tensor]:
+    """Images that the file is compared on, by name."""
+    inputs = {
+        "noise": program.random_images(size, channels=channels),
+        "image-like": program.smooth_images(size, channels=channels),
+    }
+    if dynamic_batch:
+        inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
+    if least:
+        for other in ((least, least), (size[0] + 61, size[1] + 35)):
+            name = f"image-like, {other[0]}x{other[1]}"
+            inputs[name] = program.smooth_images(other, channels=channels)
+    return inputs
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -155,6 +206,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise UserError("--int8 is for --format onnx without --half")
     if args.calibration and not args.int8:
         raise UserError("--calibration is for --int8")
+    if args.int8 and args.dynamic_size:
+        raise UserError("--int8 is for images of one size, without --dynamic-size")
     if args.scores_mib < 0:
         raise UserError("--scores-mib must not be negative")
     if args.format == "onnx":
@@ -202,11 +255,12 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
     Every second picture calibrates; agreement is measured on the others.
 
     Raises:
-        UserError: A picture cannot be read.
+        UserError: A picture cannot be read, or is not what the config reads.
     """
-    images = [metadata.prepare(read_image(file)) for file in pictures]
+    images = network_inputs(path, pictures)
     size = tuple(metadata.input_size)
-    others = images[1::2] or images or list(program.smooth_images(size, 4).numpy())
+    others = images[1::2] or images
+    others = others or list(program.smooth_images(size, 4, metadata.channels).numpy())
     before = open_exported(path)
     smaller = path.with_name(f".int8{path.name}")
     try:
@@ -218,16 +272,8 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
         smaller.unlink(missing_ok=True)
     got, expected = (np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
     kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
-    found = parity.compare(got, expected, metadata.task)
+    found = parity.compare(got, expected, metadata.task, metadata.threshold)
     print(f"int8, {kind}, against float32 on {len(others)} images: {found}")
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image as 8-bit BGR; UserError if it is none."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path} is not an image, or of an unsupported kind")
-    return image
 
 
 if __name__ == "__main__":

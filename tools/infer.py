@@ -6,14 +6,16 @@ Without --checkpoint, the config's `load_from` is run; whether it segments or fi
 config's matter, too. `--model FILE` takes what tools/export.py wrote, .onnx or .pt2, in place of
 both. Folders are searched with all their subfolders. DIR gets
 
-    overlays/    each image with its prediction painted over it; of a video, a video
+    overlays/    each image with its prediction painted over it, a PNG if it is too wide for a
+                 JPEG; of a video, a video
     labels/      segmentation: class index of each pixel, a grey PNG an image or frame
     merging/     with --show-merging: of each image the figure of tools/visualize_merging.py
     results.json for each image or frame its path, size, milliseconds (without reading, painting
                  and saving) and files; for segmentation the share of each class; for pose boxes
                  [x, y, w, h], keypoints [x, y] in pixels of the image, and scores
 
-Names keep the path from a given folder's own name on. results.json is written last, in one piece.
+Names keep the path from a given folder's own name on. results.json is written last, in one piece;
+then what an earlier run into DIR left is removed.
 
 Exit codes: 0; 1 if inputs could not be read or run, each of which is named, while the others were;
 2 if a mistake, which is named, kept the tool from running or from saving.
@@ -25,7 +27,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmseg_tome import compat  # isort: skip  before anything of the mm packages
+from mmseg_tome.stack import compat  # isort: skip  before anything of the mm packages
 import cv2
 import torch
 from mmengine.config import Config
@@ -35,6 +37,7 @@ from rich.progress import Progress  # no new requirement: mmengine has it
 from mmseg_tome.engine import additions, launch, switches
 from mmseg_tome.engine.arguments import read_device
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (
     Item,
@@ -45,7 +48,13 @@ from mmseg_tome.inference.inputs import (
     count,
     find_sources,
 )
-from mmseg_tome.inference.results import LABELS, MERGING, OVERLAYS, ResultsWriter
+from mmseg_tome.inference.results import (
+    LABELS,
+    MERGING,
+    OVERLAYS,
+    ResultsWriter,
+    UnwritableError,
+)
 from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
@@ -121,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {args.out} is a file, not a folder")
     sources = find_sources(args.inputs, [args.out / name for name in (OVERLAYS, LABELS, MERGING)])
     cfg, checkpoint = read_model(args)
+    cfg = with_one_test_dataset(cfg)
     device = choose_device(args.device)
     gpu = device != "cpu"
     if gpu and additions.has_our_backbone(cfg):
@@ -304,7 +314,10 @@ def predict_all(
                     except NothingToDrawError as error:
                         line = f"warning: {item.source.path}: no figure of merging: {error}"
                         progress.console.out(line, highlight=False)
-                    writer.add(item, prediction, merging)
+                    try:
+                        writer.add(item, prediction, merging)
+                    except UnwritableError as error:
+                        fail(item.source.path, str(error))
             progress.advance(task, len(batch))
     return failed
 

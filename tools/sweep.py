@@ -35,6 +35,7 @@ try:
     from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.engine.test_data import base_datasets
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"sweep.py: error: {missing}")
 
@@ -213,7 +214,8 @@ def read_model(args: argparse.Namespace, words: Sequence[str]) -> Model:
     name, config, *checkpoints = words
     cfg = launch.read_config(argparse.Namespace(**{**vars(args), "config": config}))
     if args.data_root and cfg.get("test_dataloader"):
-        cfg.test_dataloader.dataset.data_root = args.data_root
+        for part in base_datasets(cfg.test_dataloader.dataset):
+            part["data_root"] = args.data_root
     return Model(name, cfg, tuple(checkpoints))
 
 

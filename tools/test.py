@@ -7,9 +7,10 @@ Without a checkpoint, the config's `load_from` is tested.
 
 import argparse
 
-from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
+from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import change_pipelines
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,7 +69,10 @@ def use_tta(cfg) -> None:
     missing = [key for key in ("tta_pipeline", "tta_model") if not cfg.get(key)]
     if missing:
         raise UserError(f"--tta needs {' and '.join(missing)} in the config")
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = change_pipelines(cfg.test_dataloader.dataset, lambda _: cfg.tta_pipeline)
+    cfg.test_dataloader.dataset = dataset
+    if cfg.tta_model.type in ("SegTTAModel", "mmseg.SegTTAModel"):
+        cfg.tta_model.type = "mmseg_tome.SegTTAModel"  # mmseg's is wrong for binary models
     cfg.tta_model.module = cfg.model
     cfg.model = cfg.tta_model
 

@@ -5,9 +5,10 @@ python tools/train.py configs/segformerpp_hq_cityscapes.py --dtype bfloat16
 
 import argparse
 
-from mmseg_tome import compat  # noqa: F401  first: spawned workers import this file too
+from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.whole_files import alone_in, find_resumable
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,13 +48,16 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        # Without a checkpoint of its own, mmengine takes the latest one of the work dir.
-        cfg.load_from = None if args.resume == "auto" else args.resume
+        cfg.load_from = args.resume
+        if args.resume == "auto":
+            cfg.load_from = find_resumable(cfg.work_dir)
+            cfg.resume = cfg.load_from is not None
     if "preprocess_cfg" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.preprocess_cfg)
     launch.check_checkpoint(cfg.get("load_from"))
-    runner = launch.build_runner(cfg, ("train", "val"))
-    launch.run_to_end(runner, runner.train)
+    with alone_in(cfg.work_dir):
+        runner = launch.build_runner(cfg, ("train", "val"))
+        launch.run_to_end(runner, runner.train)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ try:
 
     from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.errors import DataError, UserError
+    from mmseg_tome.engine.folder_lock import only_one
+    from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
 
@@ -166,7 +168,8 @@ def read_config(args: argparse.Namespace):
             raise DataError(f"the config has no {args.data}_dataloader")
         cfg.test_dataloader.dataset = data_of(cfg, args.data)
     if args.data_root and cfg.get("test_dataloader"):
-        cfg.test_dataloader.dataset.data_root = args.data_root
+        for part in base_datasets(cfg.test_dataloader.dataset):
+            part["data_root"] = args.data_root
     return cfg
 
 
@@ -175,7 +178,8 @@ def data_of(cfg, split: str) -> dict:
     dataset = cfg[f"{split}_dataloader"].dataset
     while "dataset" in dataset:  # RepeatDataset and the like
         dataset = dataset.dataset
-    return {**dataset, "pipeline": cfg.test_dataloader.dataset.pipeline}
+    pipeline = find_test_pipeline(cfg)
+    return change_pipelines(dataset, lambda _: pipeline)
 
 
 def read_images(args: argparse.Namespace, cfg) -> Samples:
@@ -189,9 +193,9 @@ def read_images(args: argparse.Namespace, cfg) -> Samples:
     scale = args.scale[0] if args.scale else None
     limit = args.max_images or 36
     if args.data:
-        return Images(cfg, scale, limit)
+        return Images(cfg, scale, limit, skip_broken=True)
     if args.labels:
-        return labelled(cfg, args.images, args.labels, scale, limit=limit)
+        return labelled(cfg, args.images, args.labels, scale, limit=limit, skip_broken=True)
     return FolderImages(cfg, args.images, scale, limit)
 
 
@@ -216,7 +220,8 @@ def search(args: argparse.Namespace, cfg) -> str:
     )
     gc.freeze()  # what is loaded by now stays: the collection before every timing skips it
     source = str(args.images or f"{args.data} data of {Path(args.config).name}")
-    return tune(cfg, Path(args.config), args.checkpoint, images, source, options)
+    with only_one(args.out):
+        return tune(cfg, Path(args.config), args.checkpoint, images, source, options)
 
 
 def check(args: argparse.Namespace, cfg) -> str:

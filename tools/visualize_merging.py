@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from mmseg_tome import compat  # noqa: F401  isort: skip  before anything of the mm packages
+from mmseg_tome.stack import compat  # noqa: F401  isort: skip  before anything of the mm packages
 import cv2
 from infer import EXIT_SOME_FAILED, build_predictor, choose_device, read_boxes
 from mmengine.config import Config
@@ -32,8 +32,9 @@ from rich.progress import Progress
 
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
-from mmseg_tome.merging import PRESETS, parse_tome_cfg
+from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
     sources = find_images(args.inputs, args.out)
-    cfg = read_merging_config(args)
+    cfg = with_one_test_dataset(read_merging_config(args))
     checkpoint = args.checkpoint or cfg.get("load_from")
     launch.check_checkpoint(checkpoint)
     device = choose_device(args.device)
@@ -165,7 +166,7 @@ def read_merging_config(args: argparse.Namespace) -> Config:
     kind = str(backbone.get("type"))
     if args.preset is not None and not kind.startswith(launch.OURS):
         raise UserError(f"--preset is for the backbones of mmseg_tome, the config's is {kind}")
-    if backbone.get("tome_cfg") is None:
+    if not merges(backbone.get("tome_cfg")):
         raise UserError(
             f"config {args.config} merges nothing: choose a preset by --preset, one of "
             f"{', '.join(PRESETS)}"

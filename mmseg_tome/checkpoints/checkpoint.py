@@ -53,6 +53,8 @@ class Checkpoint:
         down_sample: Whether images were halved when it was trained.
         mean: What the images' channels are normalised by, RGB of 0 to 255.
         std: The same.
+        input_size: Height and width that images are brought to, whatever their own; None if they
+            keep theirs, or it is not known.
         dataset_meta: mmengine's description of the data set, as it was found.
         dropped: What of the source was left out because no output depends on it.
     """
@@ -68,6 +70,7 @@ class Checkpoint:
     down_sample: bool = False
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    input_size: tuple[int, int] | None = None
     dataset_meta: dict = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
 
@@ -81,6 +84,13 @@ class Checkpoint:
         """Number of parameters that training changes."""
         statistics = ("running_mean", "running_var", COUNTERS)
         return sum(v.numel() for k, v in self.state.items() if not k.endswith(statistics))
+
+    def normalisation(self) -> tuple[list[float], list[float]] | None:
+        """`mean` and `std` of each channel; None where those known are not of such images."""
+        channels = self.architecture.in_channels
+        if not len(self.mean) == len(self.std) == channels:
+            return None
+        return list(self.mean), list(self.std)
 
     def backbone(self) -> "Checkpoint":
         """The same without its head."""

@@ -50,7 +50,14 @@ def make_config_text(
             "a backbone alone needs no config: name the file in any config's "
             "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
-    dataset = dataset or known_dataset(checkpoint)
+    colours = checkpoint.architecture.in_channels == 3
+    if dataset is None and (colours or checkpoint.task == "pose"):
+        dataset = known_dataset(checkpoint)
+    if dataset and not colours:
+        raise ConversionError(
+            f"a config of {dataset} would read images of 3 channels, the model takes "
+            f"{checkpoint.architecture.in_channels}"
+        )
     if dataset:
         check_count(dataset, checkpoint.head.outputs)
     variant = checkpoint.architecture.variant or FALLBACK
@@ -69,6 +76,13 @@ def make_config_text(
     ]
     if dataset is None:
         lines.append(_own_data(checkpoint))
+    elif checkpoint.input_size:
+        height, width = checkpoint.input_size
+        lines.insert(
+            1,
+            f"# Elsewhere it is given images resized to {width}x{height}, here those of "
+            f"{dataset}'s\n# own test: see test_pipeline.",
+        )
     lines.append(f'load_from = "{{{{ fileDirname }}}}/{_relative(weights, path.parent)}"')
     return "\n".join(lines) + "\n"
 
@@ -116,7 +130,9 @@ def _model(checkpoint: Checkpoint, variant: str) -> dict:
     if checkpoint.down_sample:
         backbone["down_sample"] = True
     model = dict(backbone=backbone)
-    if (checkpoint.mean, checkpoint.std) != (IMAGENET_MEAN, IMAGENET_STD):
+    if arch.in_channels != 3:
+        model["data_preprocessor"] = _other_channels(checkpoint)
+    elif (checkpoint.mean, checkpoint.std) != (IMAGENET_MEAN, IMAGENET_STD):
         model["data_preprocessor"] = dict(mean=list(checkpoint.mean), std=list(checkpoint.std))
     settings: dict = dict(channels=head.channels) if head.channels != CHANNELS else {}
     if arch.channels != base.channels:
@@ -131,17 +147,34 @@ def _model(checkpoint: Checkpoint, variant: str) -> dict:
     return model
 
 
+def _other_channels(checkpoint: Checkpoint) -> dict:
+    """How images of other than three channels are normalised: as is known, otherwise not at all.
+
+    One value that is for all channels is written once, which every mmengine takes.
+    """
+    mean, std = checkpoint.normalisation() or (None, None)
+    if mean and len(set(mean)) == len(set(std)) == 1:
+        mean, std = mean[:1], std[:1]
+    return dict(mean=mean, std=std, bgr_to_rgb=False)
+
+
 def _own_data(checkpoint: Checkpoint) -> str:
     """The test of a data set that no config here knows."""
     metainfo = dict(classes=list(checkpoint.classes or map(str, range(checkpoint.head.outputs))))
     if checkpoint.palette:
         metainfo["palette"] = [list(colour) for colour in checkpoint.palette]
+    resize = "scale=(2048, 512), keep_ratio=True"
+    if checkpoint.input_size:
+        resize = f"scale={checkpoint.input_size[::-1]}, keep_ratio=False"
+    channels = checkpoint.architecture.in_channels
+    # Grey by OpenCV's own weights; four channels and more as they are in the file.
+    loading = {1: ', color_type="grayscale"', 3: ""}.get(channels, ', color_type="unchanged"')
     return f"""\
 # For a test put or link data/own/images/test/*.jpg and data/own/labels/test/*.png (class index of
 # each pixel, 255 = none) there, or change this.
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
+    dict(type="LoadImageFromFile"{loading}),
+    dict(type="Resize", {resize}),
     dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]

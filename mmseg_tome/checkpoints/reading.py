@@ -5,10 +5,12 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mmseg_tome.checkpoints.checkpoint import Source
 from mmseg_tome.checkpoints.errors import ConversionError, some
+from mmseg_tome.checkpoints.wrappers import find_parameters, is_lightning, plain_names
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -19,9 +21,6 @@ WEIGHT_FILES = (
 """What a Hugging Face folder may hold, what is preferred first."""
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-CONTAINERS = ("state_dict", "model_state_dict", "model")
-"""Where training tools put parameters among other things."""
-
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 LoadFile = Callable[[str, str], dict]
 
@@ -59,25 +58,31 @@ def read_source(name: str, load_file: LoadFile) -> Source:
 
 
 def find_state(checkpoint, name: str) -> dict[str, Tensor]:
-    """The parameters in what was saved, without the prefix of data-parallel training.
+    """The parameters in what was saved, by the names that they have where nothing wraps a model.
 
     Raises:
         ConversionError: There are none.
     """
-    found = checkpoint
-    for container in CONTAINERS:
-        if isinstance(found, dict) and isinstance(found.get(container), dict):
-            found = found[container]
-            break
-    if not isinstance(found, dict) or not found:
-        raise ConversionError(f"{name} is not a checkpoint: it has no weights by name")
+    found = find_parameters(checkpoint)
+    if found is None:
+        found = checkpoint
+    if not isinstance(found, dict) or not found or not any(map(torch.is_tensor, found.values())):
+        raise ConversionError(f"{name} is not a checkpoint: it has no weights by name{_has(found)}")
     wrong = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
     if wrong:
         raise ConversionError(
             f"{name} is not a checkpoint: {len(wrong)} of its {len(found)} entries are no tensors "
             f"({some(wrong)})"
         )
-    return {str(key).removeprefix("module."): value.detach() for key, value in found.items()}
+    plain = plain_names(found, isinstance(checkpoint, dict) and is_lightning(checkpoint))
+    return {key: value.detach() for key, value in plain.items()}
+
+
+def _has(found) -> str:
+    """What a file without weights has, for a message."""
+    if isinstance(found, dict) and found:
+        return f", but {some([str(key) for key in found])}"
+    return ""
 
 
 def read_json(path: Path) -> dict:

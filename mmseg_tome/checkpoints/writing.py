@@ -97,6 +97,7 @@ def describe(checkpoint: Checkpoint) -> dict:
         down_sample=checkpoint.down_sample,
         mean=list(checkpoint.mean),
         std=list(checkpoint.std),
+        input_size=checkpoint.input_size and list(checkpoint.input_size),
         classes=checkpoint.classes and list(checkpoint.classes),
         palette=checkpoint.palette and [list(colour) for colour in checkpoint.palette],
     )

@@ -1,6 +1,6 @@
-"""What runs around a model. Importing this makes checkpoint loading safe in this process."""
+"""What runs around a model. Importing this makes checkpoints of this process safe and whole."""
 
-from mmseg_tome.engine import checkpoint
+from mmseg_tome.engine import checkpoint, whole_files
 from mmseg_tome.engine.auto_merging import AutoMergingHook
 from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
 from mmseg_tome.engine.collate import pinnable_collate
@@ -12,6 +12,7 @@ from mmseg_tome.engine.merging_visualization import MergingVisualizationHook
 from mmseg_tome.engine.optimizer import GroupedOptimWrapperConstructor
 from mmseg_tome.engine.save_metrics import SaveMetricsHook
 from mmseg_tome.engine.unmerged_reference import UnmergedReferenceHook
+from mmseg_tome.engine.whole_files import SaveFirstCheckpointHook
 
 __all__ = [
     "AutoMergingHook",
@@ -22,9 +23,11 @@ __all__ = [
     "FastTrainingHook",
     "GroupedOptimWrapperConstructor",
     "MergingVisualizationHook",
+    "SaveFirstCheckpointHook",
     "SaveMetricsHook",
     "UnmergedReferenceHook",
     "pinnable_collate",
 ]
 
 checkpoint.install()
+whole_files.install()

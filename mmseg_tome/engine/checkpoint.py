@@ -1,33 +1,29 @@
 """Safe loading of checkpoints, on both mm stacks.
 
 A pickle runs whatever code its author put into it, and checkpoints come from strangers. Here a
-checkpoint may hold tensors, plain Python values and the few harmless classes that mmengine
-itself saves (`weights_only` semantics); anything else is refused by name. Nothing ever falls
+checkpoint may hold tensors, plain Python values and what `harmless` lists beside them
+(`weights_only` semantics); anything else is refused by name. Nothing ever falls
 back to unpickling code, unless the user says so.
 """
 
-import codecs
 import io
 import os
 import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 from mmengine.dist import barrier, get_dist_info
-from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from torch.torch_version import TorchVersion
 
+from mmseg_tome.checkpoints.wrappers import plain_names, unwrap
 from mmseg_tome.engine.errors import CheckpointError
-from mmseg_tome.engine.restricted_pickle import restricted_pickle
+from mmseg_tome.engine.harmless import harmless_only, settle
 
 TRUST_VARIABLE = "MMSEG_TOME_TRUST_CHECKPOINT"
 TRUST_FLAG = "--trust-checkpoint"
@@ -56,34 +52,50 @@ def load_from_local(filename: str, map_location=None) -> dict:
         map_location: Where tensors go, as in `torch.load`.
 
     Returns:
-        The checkpoint; for a `.safetensors` file `dict(state_dict=..., meta=...)`.
+        The checkpoint; for a `.safetensors` file `dict(state_dict=..., meta=...)`; for one of
+        another training tool what `unwrap` makes of it.
 
     Raises:
         CheckpointError: The file is missing, damaged, or wants to run code.
     """
     path = Path(filename).expanduser()
+    if path.is_dir():
+        raise CheckpointError(
+            f"checkpoint {filename} is a folder: tools/convert_checkpoint.py makes a file of one "
+            "from Hugging Face"
+        )
     if not path.is_file():
         raise CheckpointError(f"checkpoint {filename} does not exist")
     if path.suffix == SAFETENSORS:
         return _load_safetensors(path, map_location)
     if trusts_checkpoints():
-        return torch.load(path, map_location=map_location, weights_only=False)
+        try:
+            return unwrap(torch.load(path, map_location=map_location, weights_only=False))
+        except Exception as error:  # whatever the file's code runs into
+            raise CheckpointError(f"{filename} cannot be loaded: {_first_line(error)}") from None
     try:
-        with _weights_only() as options:
-            return torch.load(path, map_location=map_location, **options)
-    except pickle.UnpicklingError as error:
-        wanted = _refused(error) or ", ".join(_foreign_globals(path))
-        if not wanted:
-            # torch's own message advises to load without these restrictions.
-            raise CheckpointError(f"{filename} is not a checkpoint that torch.save wrote") from None
-        raise CheckpointError(
-            f"{filename} was not loaded: besides tensors it wants to run {wanted}. A checkpoint "
-            "that runs code can do anything on this machine. Only if you trust its author, pass "
-            f"{TRUST_FLAG} or set {TRUST_VARIABLE}=1"
-        ) from None
-    except MemoryError:
+        with harmless_only():
+            try:
+                loaded = torch.load(path, map_location=map_location, weights_only=True)
+            except pickle.UnpicklingError as error:
+                if wanted := _wanted(path, error):
+                    raise _refusal(filename, wanted) from None
+                # torch's own message advises to load without these restrictions.
+                raise CheckpointError(
+                    f"{filename} is not a checkpoint that torch.save wrote"
+                ) from None
+        return unwrap(settle(loaded))
+    except CheckpointError:
         raise
+    except MemoryError:
+        raise CheckpointError(
+            f"{filename} is damaged, or too large for this machine's memory"
+        ) from None
     except (OSError, RuntimeError, EOFError) as error:
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{filename} is a TorchScript program, not a checkpoint"
+            ) from None
         raise CheckpointError(
             f"{filename} is truncated or not a checkpoint: {_first_line(error)}"
         ) from None
@@ -140,52 +152,31 @@ def _load_safetensors(path: Path, map_location) -> dict:
         raise CheckpointError(f"{path} is not a safetensors file: {_first_line(error)}") from None
     if map_location is not None and not callable(map_location):
         state = {name: tensor.to(map_location) for name, tensor in state.items()}
-    return dict(state_dict=state, meta=dict(meta))
+    return dict(state_dict=plain_names(state), meta=dict(meta))
 
 
-@contextmanager
-def _weights_only() -> Iterator[dict]:
-    """Yield the options with which `torch.load` runs no code of a file's choosing."""
-    if TorchVersion(torch.__version__) >= (2, 6):
-        with torch.serialization.safe_globals(_harmless_classes()):
-            yield dict(weights_only=True)
-    else:
-        yield dict(weights_only=False, pickle_module=restricted_pickle(_harmless_classes()))
+def _refusal(filename: str, wanted: str) -> CheckpointError:
+    return CheckpointError(
+        f"{filename} was not loaded: besides tensors it wants to run {wanted}. A checkpoint "
+        "that runs code can do anything on this machine. Only if you trust its author, pass "
+        f"{TRUST_FLAG} or set {TRUST_VARIABLE}=1"
+    )
 
 
-def _harmless_classes() -> list:
-    """What mmengine's own checkpoints hold besides tensors: loss histories and numpy values.
-
-    None of these runs code of the file's choosing. Loss histories also ask for `getattr`, with
-    which a file reaches every function there is: they get `_history_statistic` in its place.
-    """
-    rebuild = [np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
-    renamed = [  # numpy 2 renamed their module, and files hold either name
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in rebuild
-        for core in ("core", "_core")
-    ]
-    scalars = "bool uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64"
-    dtypes = {type(np.dtype(name)) for name in scalars.split()} | {type(np.dtype("U1"))}
-    statistic = [(_history_statistic, f"{module}.getattr") for module in _BUILTINS]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, codecs.encode, *renamed, *statistic]
-
-
-_BUILTINS = ("builtins", "__builtin__")  # the second in pickles of protocol 2, as torch's are
-
-
-def _history_statistic(owner: type, name: str) -> Callable:
-    """All that a loss history needs of `getattr`: its own methods, by name."""
-    if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
-        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL getattr({owner!r}, {name!r})")
-    return getattr(owner, name)
+def _wanted(path: Path, error: Exception) -> str:
+    """What a file that was not loaded names beside harmless values; to be called as it was read."""
+    try:
+        wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # a file of torch before 1.6, of another protocol, or damaged
+        wanted = []
+    return ", ".join(sorted(wanted)) or _refused(error) or ", ".join(_globals_of_protocol_4(path))
 
 
 def _refused(error: Exception) -> str | None:
     """The global that `weights_only` loading refused, read from torch's message."""
     patterns = (
-        r"Unsupported (?:global|class): GLOBAL (\S+)",
-        r"Unsupported (?:global|class) (\S+)",
+        r"[Uu]nsupported (?:global|class): GLOBAL (\S+)",
+        r"[Uu]nsupported (?:global|class|GLOBAL) (\S+)",
         r"(?:Can only build Tensor|Trying to call reduce for unrecognized function).* (\S+)",
     )
     for pattern in patterns:
@@ -194,10 +185,10 @@ def _refused(error: Exception) -> str | None:
     return None
 
 
-def _foreign_globals(path: Path) -> list[str]:
-    """Names that a file's pickle looks up outside torch and numpy, found without running it."""
+def _globals_of_protocol_4(path: Path) -> list[str]:
+    """What a pickle names that torch does not even look through: torch saves by protocol 2."""
     found: dict[str, None] = {}
-    strings: list[str] = []  # a protocol-4 global is named by the last two strings
+    strings: list[str] = []  # a global is named by the last two strings
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -207,16 +198,13 @@ def _foreign_globals(path: Path) -> list[str]:
             stream = io.BytesIO(path.read_bytes())
         while True:  # old files hold several pickles, one after the other
             for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "GLOBAL":
-                    found[str(argument).replace(" ", ".")] = None
-                elif opcode.name == "STACK_GLOBAL":
+                if opcode.name == "STACK_GLOBAL":
                     found[".".join(strings[-2:])] = None
                 elif isinstance(argument, str):
                     strings.append(argument)
-    except (ValueError, zipfile.BadZipFile):  # the end of the pickles, or a damaged file
+    except Exception:  # the end of the pickles, or a damaged file
         pass
-    known = ("torch", "numpy", "collections")
-    return [name for name in found if name.partition(".")[0] not in known]
+    return [name for name in found if name.partition(".")[0] not in ("torch", "collections")]
 
 
 def _first_line(error: Exception) -> str:
@@ -226,19 +214,18 @@ def _first_line(error: Exception) -> str:
 def _without_pickled_code(loader: Callable) -> Callable:
     """Let one of mmengine's other loaders (model zoos, object stores) unpickle no code either."""
 
+    safely = dict(weights_only=True)
+
     def load_from_elsewhere(filename: str, map_location=None) -> dict:
         if trusts_checkpoints():
             return loader(filename, map_location)
         plain = torch.load
         try:
-            with _weights_only() as options:
-                torch.load = lambda *args, **kwargs: plain(*args, **{**kwargs, **options})
-                return loader(filename, map_location)
+            with harmless_only():
+                torch.load = lambda *args, **kwargs: plain(*args, **{**kwargs, **safely})
+                return settle(loader(filename, map_location))
         except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{filename} was not loaded: it wants to run {_refused(error)}. Only if you trust "
-                f"its author, pass {TRUST_FLAG} or set {TRUST_VARIABLE}=1"
-            ) from None
+            raise _refusal(filename, _refused(error) or "code") from None
         finally:
             torch.load = plain
 

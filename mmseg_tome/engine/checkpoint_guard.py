@@ -3,8 +3,10 @@
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import nn
+from torch import Tensor, nn
 
+from mmseg_tome.checkpoints.holding import holding
+from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names
 from mmseg_tome.engine.checkpoint import trusts_checkpoints
 from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
@@ -40,12 +42,17 @@ class CheckpointGuardHook(Hook):
             checkpoint["meta"].pop("config", None)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         file = runner._load_from or "the latest checkpoint"
-        problem = mismatch(model, checkpoint)
+        state = fitting_state(model, checkpoint, file)
+        if state is not checkpoint:
+            checkpoint["state_dict"] = state
+        problem = mismatch(model, state)
         training = isinstance(runner._train_loop, BaseLoop)
-        if problem and not (training and not runner._resume):
-            raise CheckpointError(f"{file} does not fit the model: {problem}")
-        if problem:
+        some_fit = any(name in state for name in _wanted(model))
+        if problem and training and not runner._resume and some_fit:
             runner.logger.warning(f"{file} fits the model in part: {problem}")
+        elif problem:
+            end = holding(state, file)
+            raise CheckpointError(f"{file} does not fit the model: {problem}{end}")
         elif training and runner._resume:
             try:
                 adapt_optimizer_state(checkpoint, runner.optim_wrapper)
@@ -53,15 +60,36 @@ class CheckpointGuardHook(Hook):
                 raise CheckpointError(f"{file} cannot be resumed: {error}") from None
 
 
-def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
-    """Say in one line how a checkpoint's parameters differ from the model's, or None."""
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    wanted = {
+def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
+    """The parameters in a checkpoint, by the names that the model has for them.
+
+    Raises:
+        CheckpointError: It has none.
+    """
+    state = find_parameters(checkpoint)
+    if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
+        state = {}
+    if state is None:
+        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) if checkpoint else "nothing"
+        raise CheckpointError(
+            f"{name} is not a checkpoint: it has no weights by name, but {inside}"
+        )
+    return fitting_names(state, _wanted(model))
+
+
+def _wanted(model: nn.Module) -> dict[str, Tensor]:
+    return {
         name.removeprefix("module."): value
         for name, value in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+
+
+def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
+    """Say in one line how a checkpoint's parameters differ from the model's, or None."""
+    state = checkpoint.get("state_dict", checkpoint)
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    wanted = _wanted(model)
     shapes = {
         name: (tuple(state[name].shape), tuple(value.shape))
         for name, value in wanted.items()

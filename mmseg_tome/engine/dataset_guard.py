@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
 from mmseg_tome.engine.errors import DataError
+from mmseg_tome.engine.label_check import check_segmentation
 from mmseg_tome.registry import HOOKS
 
 FILES = ("img_path", "seg_map_path")
@@ -19,10 +20,10 @@ FILES = ("img_path", "seg_map_path")
 
 @HOOKS.register_module()
 class DatasetGuardHook(Hook):
-    """Refuse data sets that are empty, lack files, or hold other keypoints than the model predicts.
+    """Refuse data sets that are empty, lack files, or hold other classes, labels or keypoints.
 
     Without it such data ends a run later, with the traceback of a data loader's worker. Looking
-    through COCO's 150,000 persons takes seconds.
+    through COCO's 150,000 persons takes seconds; of labels a few are read, see `label_check`.
     """
 
     priority = "VERY_HIGH"
@@ -39,6 +40,7 @@ class DatasetGuardHook(Hook):
             if isinstance(loop, BaseLoop):
                 for dataset in _base_datasets(loop.dataloader.dataset):
                     check_dataset(dataset, keypoints)
+                    check_segmentation(dataset, model, loop is runner._train_loop)
 
 
 def check_dataset(dataset: BaseDataset, keypoints: int | None = None) -> None:

@@ -6,25 +6,25 @@ only one of them has works where its config can take it, and is refused where it
 
 import argparse
 import gc
+import logging
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmseg_tome.engine import additions, switches
 from mmseg_tome.engine.additions import OURS
 from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.engine.collate import stop_loaders
+from mmseg_tome.engine.config_reading import add_cfg_options, read_config_file
 from mmseg_tome.engine.cpu import adapt_to_cpu
-from mmseg_tome.engine.dataset_guard import explain_empty
+from mmseg_tome.engine.ending import explain
 from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
-from mmseg_tome.merging import TomeConfigError
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.engine.test_data import base_datasets
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -56,13 +56,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every tool that reads a config and a checkpoint."""
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="settings to override in the config, as key=value pairs; a list is written "
-        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         TRUST_FLAG,
         action="store_true",
@@ -74,17 +68,11 @@ def read_config(args: argparse.Namespace) -> Config:
     """Read the config that `args` name and apply the options of `add_config_arguments` to it.
 
     Raises:
-        UserError: The file is missing or has no model, or an option has no place in it.
+        UserError: As `read_config_file`.
     """
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = "1"
-    if not Path(args.config).is_file():
-        raise UserError(f"config {args.config} does not exist")
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        _override(cfg, args.cfg_options)
-    if "model" not in cfg:
-        raise UserError(f"config {args.config} has no model: it is a part of other configs")
+    cfg = read_config_file(args.config, args.cfg_options)
     _adopt_the_authors_models(cfg)
     return cfg
 
@@ -103,6 +91,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    _save_whole_checkpoints(cfg)
     if args.show or args.show_dir:
         _draw_predictions(cfg, args)
     gpu = switches.has_gpu()
@@ -158,7 +147,7 @@ def check_torchvision() -> None:
 
 def check_data(dataloader: dict | None) -> None:
     """Raise DataError unless the folders and annotation files of a data loader exist."""
-    for dataset in _datasets((dataloader or {}).get("dataset")):
+    for dataset in base_datasets((dataloader or {}).get("dataset")):
         root = dataset.get("data_root") or ""
         parts = [*(dataset.get("data_prefix") or {}).values(), dataset.get("ann_file") or ""]
         parts = [part for part in parts if isinstance(part, str)]
@@ -176,16 +165,12 @@ def check_data(dataloader: dict | None) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a tool's `main`; a mistake that its user can mend ends in one line and exit code 2."""
     warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
     try:
         main()
-    except (UserError, ValueError) as error:
-        if not isinstance(error, (UserError, TomeConfigError, ModelInputError)):
-            explained = explain_empty(error)
-            if explained is None:
-                raise
-            error = explained
-        # mmengine prefixes the class that it was building, once per level.
-        message = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     finally:
@@ -208,8 +193,10 @@ def exit_code(tool: str, work: Callable[[], int], when_interrupted: str) -> int:
     """
     try:
         return work()
-    except (UserError, ModelInputError) as error:
-        print(f"{tool}: error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        print(f"{tool}: error: {message}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"{tool}: interrupted; {when_interrupted}", file=sys.stderr)
@@ -222,39 +209,6 @@ def check_checkpoint(path: str | None) -> None:
         raise CheckpointError(f"checkpoint {path} does not exist (from {Path.cwd()})")
 
 
-def _datasets(dataset: dict | None) -> Iterator[dict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if dataset is None:
-        return
-    inner = dataset.get("dataset", dataset.get("datasets"))
-    if inner is None:
-        yield dataset
-    else:
-        for part in [inner] if isinstance(inner, dict) else inner:
-            yield from _datasets(part)
-
-
-def _override(cfg: Config, options: dict) -> None:
-    """Merge `--cfg-options` into a config, as mmengine does.
-
-    Raises:
-        UserError: An option names an entry that a list does not have, or is none of a dict.
-    """
-    for key in options:
-        found = re.match(r"custom_hooks\.(\d+)", key)
-        if found and int(found[1]) >= len(cfg.get("custom_hooks") or []):
-            raise UserError(
-                f"--cfg-options {key}: the config has no {found[0]}. Hooks of mmseg_tome have "
-                "names, such as default_hooks.fast_inference, fast_training and "
-                "merging_visualization, and switches: --launch, --dtype, --show-merging"
-            )
-    try:
-        cfg.merge_from_dict(options)
-    except (LookupError, TypeError, AttributeError) as error:
-        file = Path(cfg.filename).name
-        raise UserError(f"--cfg-options do not fit {file}: {error.args[0]}") from None
-
-
 def _adopt_the_authors_models(cfg: Config) -> None:
     """Let the authors' config files run: they name stock classes, which they had replaced."""
     backbone = cfg.model.get("backbone") or {}
@@ -265,6 +219,12 @@ def _adopt_the_authors_models(cfg: Config) -> None:
     if head.get("type") == "SegformerHead" and "num_keypoints" in head:
         head.type = f"{OURS}SegformerHeatmapHead"
         head.out_channels = head.pop("num_keypoints")
+
+
+def _save_whole_checkpoints(cfg: Config) -> None:
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint")
+    if hook is not None and hook.get("type") in ("CheckpointHook", "mmengine.CheckpointHook"):
+        hook["type"] = f"{OURS}SaveFirstCheckpointHook"
 
 
 def _draw_predictions(cfg: Config, args: argparse.Namespace) -> None:

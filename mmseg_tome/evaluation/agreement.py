@@ -68,7 +68,7 @@ class AgreementMetric(BaseMetric):
                 "AgreementMetric has no unmerged reference: add "
                 "dict(type='mmseg_tome.UnmergedReferenceHook') to custom_hooks"
             )
-        num_classes = len(self.dataset_meta["classes"])
+        num_classes = len(self._names())
         for merged, unmerged in zip(data_samples, self.reference(data_batch), strict=True):
             classes = merged["pred_sem_seg"]["data"].flatten().long()
             truth = unmerged.pred_sem_seg.data.flatten().long()
@@ -94,9 +94,14 @@ class AgreementMetric(BaseMetric):
         each = "agreement.IoU" if self.per_class else None
         return {
             "agreement.pixels": round(float(same.sum()) / pixels * 100, 2),
-            **percentages(iou, self.dataset_meta["classes"], "agreement.mIoU", each),
+            **percentages(iou, self._names(), "agreement.mIoU", each),
             "agreement.KL": round(divergence / pixels, 6),
         }
+
+    def _names(self) -> list[str]:
+        """Names of what can be predicted: with a single class, it or anything else."""
+        classes = list(self.dataset_meta["classes"])
+        return classes if len(classes) > 1 else ["background", *classes]
 
 
 def kl_divergence(logits: Tensor, other: Tensor) -> float:

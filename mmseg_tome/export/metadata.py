@@ -12,8 +12,11 @@ from torch import nn
 from mmseg_tome import __version__
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.models.image_channels import image_channels
 
 INPUT, OUTPUT = "images", {"segmentation": "logits", "pose": "heatmaps"}
+LATER = {"channels", "min_side", "threshold"}
+"""Fields that files of earlier versions do not have."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class Metadata:
         input_size: `[H, W]` of the images, in pixels.
         mean: To subtract from each channel of an image in 0..255.
         std: To divide each channel by, after that.
-        channel_order: `RGB` or `BGR`: that of the channels of input, `mean` and `std`.
+        channel_order: `RGB` or `BGR`: that of the channels of input, `mean` and `std`; `as read`
+            where they are not three.
         pad_value: What a smaller image is filled up with, right and below, after normalisation.
         output: What comes out: `logits` `[B, classes, H / 4, W / 4]`, to be resized bilinearly
             before the largest is taken, or `heatmaps` `[B, keypoints, H / 4, W / 4]`.
-        names: Of the classes or keypoints, in the order of the output's channels.
+        names: Of the classes or keypoints, in the order of the output's channels. Logits of a
+            single channel tell the last class from what is before it, see `threshold`.
         preset: The backbone's `tome_cfg`: a preset's name, the list of stages, `none` or
             `downsample`.
         version: Of mmseg_tome.
@@ -37,6 +42,10 @@ class Metadata:
         dynamic_batch: Whether any number of images may go in; otherwise one.
         precision: `float32`, `float16` or `int8`.
         dataset_meta: Palette; for pose also skeleton and mirrored keypoints.
+        channels: Of an image.
+        min_side: Of a file that takes images of any size: the smallest height and width. 0 if it
+            takes those of `input_size` alone.
+        threshold: Of logits in a single channel: its class is where their sigmoid is above this.
         inference: The parts of the mm config that `tools/infer.py` runs the file by.
     """
 
@@ -53,6 +62,9 @@ class Metadata:
     config: str = ""
     dynamic_batch: bool = False
     precision: str = "float32"
+    channels: int = 3
+    min_side: int = 0
+    threshold: float | None = None
     dataset_meta: dict = field(default_factory=dict)
     inference: dict = field(default_factory=dict)
 
@@ -64,10 +76,13 @@ class Metadata:
     def from_strings(cls, strings: dict[str, str], path: str) -> "Metadata":
         """Read what `to_strings` gave; other names are passed over.
 
+        Fields that earlier versions did not write have their defaults.
+
         Raises:
             UserError: A field is missing or cannot be read: not a file of `tools/export.py`.
         """
         known = {f.name for f in fields(cls)}
+        known -= {name for name in LATER if not strings.get(name)}
         try:
             return cls(**{name: json.loads(strings[name]) for name in known})
         except (KeyError, ValueError) as error:
@@ -80,19 +95,27 @@ class Metadata:
         Resized to fit into the input with its aspect ratio, normalised, filled up.
 
         Args:
-            image: `[h, w, 3]` uint8, BGR as OpenCV reads it.
+            image: `[h, w, C]`, or `[h, w]` for one channel, as the config reads it: of three
+                channels BGR.
 
         Returns:
-            `[3, H, W]` float32.
+            `[C, H, W]` float32.
+
+        Raises:
+            ValueError: The image has other channels.
         """
+        image = image if image.ndim == 3 else image[..., None]
+        if image.shape[2] != self.channels:
+            raise ValueError(f"an image of {self.channels} channels is expected: {image.shape}")
         height, width = self.input_size
         scale = min(height / image.shape[0], width / image.shape[1])
         fitted = [max(1, round(side * scale)) for side in image.shape[:2]]
         image = cv2.resize(image, fitted[::-1], interpolation=cv2.INTER_LINEAR)
+        image = image if image.ndim == 3 else image[..., None]  # OpenCV drops a single channel
         if self.channel_order == "RGB":
             image = image[..., ::-1]
         image = (image.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
-        filled = np.full((height, width, 3), self.pad_value, np.float32)
+        filled = np.full((height, width, self.channels), self.pad_value, np.float32)
         filled[: fitted[0], : fitted[1]] = image
         return np.ascontiguousarray(filled.transpose(2, 0, 1))
 
@@ -105,7 +128,11 @@ def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Me
         model: Its model, with `dataset_meta`.
         size: (H, W) in pixels.
         more: Further fields of `Metadata`.
+
+    Raises:
+        UserError: The config normalises other channels than the model takes.
     """
+    channels = image_channels(model)
     processor = cfg.model.get("data_preprocessor") or {}
     swaps = processor.get("bgr_to_rgb") or processor.get("rgb_to_bgr")
     backbone = cfg.model.backbone
@@ -115,27 +142,46 @@ def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Me
         names = [data["keypoint_id2name"][str(i)] for i in range(len(data["keypoint_id2name"]))]
     else:
         names = data["classes"]
+    mean, std = (list(processor.get(name) or [value]) for name, value in NEUTRAL)
+    # One value is for all channels; of four the official mmseg alone takes as many.
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
+    if not len(mean) == len(std) == channels:
+        raise UserError(
+            f"the config normalises {len(mean)} channels, its model takes images of {channels}"
+        )
     return Metadata(
         task="pose" if is_pose(cfg) else "segmentation",
         input_size=list(size),
-        mean=list(processor.get("mean") or [0.0] * 3),
-        std=list(processor.get("std") or [1.0] * 3),
-        channel_order="RGB" if swaps else "BGR",
+        mean=mean,
+        std=std,
+        channel_order="as read" if channels != 3 else "RGB" if swaps else "BGR",
         output=OUTPUT["pose" if is_pose(cfg) else "segmentation"],
         names=names,
         preset=plain(backbone.get("tome_cfg") or unmerged),
         pad_value=float(processor.get("pad_val", 0)),
+        channels=channels,
+        threshold=threshold_of(model),
         dataset_meta=data,
-        inference=inference_config(cfg, size),
+        inference=inference_config(cfg, None if more.get("min_side") else size),
         **more,
     )
 
 
-def inference_config(cfg: Config, size: tuple[int, int]) -> dict:
+NEUTRAL = (("mean", 0.0), ("std", 1.0))
+"""What normalises nothing."""
+
+
+def threshold_of(model: nn.Module) -> float | None:
+    """Probability above which a segmentor's only channel says yes; None if it has several."""
+    head = getattr(model, "decode_head", None)
+    return head.threshold if getattr(head, "out_channels", None) == 1 else None
+
+
+def inference_config(cfg: Config, size: tuple[int, int] | None) -> dict:
     """The parts of a config that pre- and post-process, with images brought to `size`, (H, W).
 
     A model that is tested on sliding windows of just this size goes on so; any other gets the whole
-    image, resized to fit and filled up.
+    image, resized to fit and filled up. Without a size all is as in the config.
     """
     model = plain(cfg.model)
     kept = ("type", "data_preprocessor", "test_cfg")
@@ -151,10 +197,11 @@ def inference_config(cfg: Config, size: tuple[int, int]) -> dict:
         part["decode_head"] = {key: head[key] for key in kept if key in head}
         test_cfg = part.get("test_cfg") or {}
         crop = test_cfg.get("crop_size") if test_cfg.get("mode") == "slide" else None
-        if crop is None or tuple(crop) != tuple(size):
+        if size is not None and (crop is None or tuple(crop) != tuple(size)):
             part["test_cfg"] = dict(mode="whole")
             dataset["pipeline"] = _fitting(dataset["pipeline"], size)
-        part["data_preprocessor"]["test_cfg"] = dict(size=list(size))
+        if size is not None:
+            part["data_preprocessor"]["test_cfg"] = dict(size=list(size))
     parts = dict(
         default_scope=cfg.get("default_scope", "mmseg"),
         model=part,

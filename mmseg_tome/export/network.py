@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmseg_tome import compat
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.precision import to_half
 
 
@@ -16,17 +17,21 @@ class Network(nn.Module):
     Args:
         model: A segmentor of mmseg or a pose estimator of mmpose; goes into eval mode.
         half: Compute in float16; what goes in and comes out stays float32. Changes `model`.
+
+    Attributes:
+        channels: Of an image.
     """
 
     def __init__(self, model: nn.Module, half: bool = False):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.channels = image_channels(model)
         self.dtype = torch.float16 if half else torch.float32
         if half:
             to_half(model, self.dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` -> logits or heatmaps `[B, K, h, w]`, float32."""
+        """Normalised images `[B, C, H, W]` -> logits or heatmaps `[B, K, h, w]`, float32."""
         return self.model(images.to(self.dtype), None, mode="tensor").float()
 
 

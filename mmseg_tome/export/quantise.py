@@ -22,7 +22,7 @@ def quantise(
     Args:
         source: A float32 file.
         target: What is written.
-        images: `[3, H, W]` float32 each, normalised, by which the ranges of activations are found
+        images: `[C, H, W]` float32 each, normalised, by which the ranges of activations are found
             (static, QDQ, a scale for each channel of a weight). None finds ranges while running
             (dynamic), which ONNX Runtime does fast for matrix products alone.
         metadata: Of the file that is written.

@@ -14,7 +14,7 @@ ONNX, TORCH = ".onnx", ".pt2"
 
 
 class Exported(Protocol):
-    """An exported network: `[B, 3, H, W]` float32 normalised images -> `[B, K, h, w]` float32."""
+    """An exported network: `[B, C, H, W]` float32 normalised images -> `[B, K, h, w]` float32."""
 
     metadata: Metadata
 

@@ -1,5 +1,6 @@
 """Writing a traced network in torch's own format, for torch without this package."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -14,4 +15,6 @@ def write(program: ExportedProgram, path: Path, metadata: Metadata) -> None:
     with warnings.catch_warnings():
         # Slices of one weight are saved as such; torch asks whether they were on a GPU.
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, path, extra_files=metadata.to_strings())
+        content = io.BytesIO()  # on a full disk torch's own writer ends the process
+        torch.export.save(program, content, extra_files=metadata.to_strings())
+    path.write_bytes(content.getbuffer())

@@ -1,7 +1,7 @@
 """Token merging in the SegFormer of Hugging Face's `transformers`, switched on in place.
 
 model = SegformerForSemanticSegmentation.from_pretrained(...)
-apply_merging(model, "fast")
+apply_merging(model, "fast")  # or a pipeline of transformers that runs one
 ...
 remove_merging(model)
 

@@ -10,7 +10,7 @@ from mmseg_tome.huggingface.layouts import Stage, find_encoders, layout_of
 from mmseg_tome.huggingface.mixing import Mixin, check_untouched, mix_in, take_out
 from mmseg_tome.merging import StageMerging, parse_without_auto
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model")
 
 
 def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Model:
@@ -21,19 +21,20 @@ def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Mo
 
     Args:
         model: `SegformerModel`, `SegformerForSemanticSegmentation`,
-            `SegformerForImageClassification`, or a module that holds one. It is changed in place.
+            `SegformerForImageClassification`, a module that holds one, or a pipeline of
+            `transformers` that runs one. It is changed in place.
         tome_cfg: A preset's name (`hq`, `fast`, `n2d`, `hq-turbo`, ...), one dict per stage, or
             None to merge nothing; see `mmseg_tome.merging.config`.
 
     Returns:
-        The model.
+        The model, or the pipeline.
 
     Raises:
         TypeError: The model has no SegFormer of `transformers` in it, or another tool, such as
             accelerate, replaced the forward of its attention.
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read, or does not fit the model.
     """
-    encoders = find_encoders(model)
+    encoders = find_encoders(_module_of(model))
     plan = [change for encoder in encoders for change in _plan(encoder, tome_cfg)]
     for module, _, _ in plan:
         check_untouched(module)
@@ -49,23 +50,32 @@ def remove_merging(model: Model) -> Model:
     """Undo `apply_merging`: the model does again what it did before. Without merging, do nothing.
 
     Args:
-        model: Is changed in place.
+        model: A module, or a pipeline that runs one. Is changed in place.
 
     Returns:
-        The model.
+        The model, or the pipeline.
 
     Raises:
-        TypeError: It is no module of torch, or another tool changed it after merging was applied.
+        TypeError: It is neither, or another tool changed it after merging was applied.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"merging can be removed from a torch.nn.Module, got {model!r}")
-    merged = [module for module in model.modules() if isinstance(module, Mixin)]
+    owner = _module_of(model)
+    if not isinstance(owner, nn.Module):
+        raise TypeError(
+            f"merging can be removed from a torch.nn.Module or a pipeline, got {model!r}"
+        )
+    merged = [module for module in owner.modules() if isinstance(module, Mixin)]
     for module in merged:
         check_untouched(module)
     for module in merged:
         take_out(module)
         vars(module).pop("merging", None)
     return model
+
+
+def _module_of(model: object) -> object:
+    """The module that a pipeline runs; anything else as it is."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, nn.Module) and not isinstance(model, nn.Module) else model
 
 
 Change = tuple[nn.Module, type[Mixin], BlockMerging | None]

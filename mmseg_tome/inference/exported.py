@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmseg_tome import compat
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.export.runtime import open_exported
+from mmseg_tome.inference.foreign_parts import check_parts
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.registry import MODELS
 
@@ -29,9 +30,11 @@ def read_exported(path: str) -> tuple[Config, str]:
     """The config that runs an exported file, and the address that stands for its checkpoint.
 
     Raises:
-        UserError: The file is missing, of another kind, or cannot be read.
+        UserError: The file is missing, of another kind, or cannot be read, or would build what is
+            no part of an mm package.
     """
     metadata = _open(path).metadata
+    check_parts(metadata.inference, path)
     parts = _with_tuples(metadata.inference)
     parts["model"]["backbone"] = dict(type="mmseg_tome.ExportedBackbone", file=path)
     if metadata.task == "pose":
@@ -58,15 +61,21 @@ class ExportedBackbone(nn.Module):
     def __init__(self, file: str):
         super().__init__()
         self.network = _open(file)
+        self.image_channels = self.network.metadata.channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images `[B, 3, H, W]` -> the output of the file, `[B, K, h, w]`, in a list.
+        """Normalised images `[B, C, H, W]` -> the output of the file, `[B, K, h, w]`, in a list.
 
         Raises:
-            ImageSizeError: The images are not of the file's size.
+            ImageSizeError: The images are not of a size that the file takes.
         """
-        size = self.network.metadata.input_size
-        if list(images.shape[2:]) != size:
+        size, least = self.network.metadata.input_size, self.network.metadata.min_side
+        if least and min(images.shape[2:]) < least:
+            raise ImageSizeError(
+                f"an image of {images.shape[2]}x{images.shape[3]} pixels is too small for the "
+                f"exported model: both sides must be at least {least}"
+            )
+        if not least and list(images.shape[2:]) != size:
             raise ImageSizeError(
                 f"images of {images.shape[2]}x{images.shape[3]} pixels do not fit the exported "
                 f"model, which takes {size[0]}x{size[1]}"

@@ -1,5 +1,6 @@
 """From what a user names to images: files, folders and videos, each found first and read later."""
 
+import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from PIL import Image, UnidentifiedImageError
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.engine.test_data import find_test_pipeline
+from mmseg_tome.inference.pictures import to_picture
+from mmseg_tome.models.errors import ModelInputError
 
 # fmt: off
 IMAGES = frozenset({
@@ -50,13 +54,19 @@ class Item:
 
     Attributes:
         source: The file that it is from.
-        image: `[H, W, 3]` uint8, BGR.
+        image: As the config reads it: `[H, W, 3]` uint8, BGR, or with other channels, as `[H, W]`,
+            or of another type.
         frame: Number of the frame, from 0; None for an image file.
     """
 
     source: Source
     image: np.ndarray
     frame: int | None = None
+
+    @functools.cached_property
+    def picture(self) -> np.ndarray:
+        """The image to be looked at, `[H, W, 3]` uint8, BGR."""
+        return to_picture(self.image)
 
 
 def find_sources(inputs: Sequence[str], results: Sequence[Path] = ()) -> list[Source]:
@@ -115,13 +125,13 @@ class Reader:
     """
 
     def __init__(self, cfg: Config):
-        dataset = (cfg.get("test_dataloader") or {}).get("dataset") or {}
         wanted = "LoadImage" if is_pose(cfg) else "LoadImageFromFile"
-        loaders = [step for step in dataset.get("pipeline") or () if step["type"] == wanted]
+        steps = find_test_pipeline(cfg)
+        loaders = [step for step in steps if step["type"].rpartition(".")[2] == wanted]
         if not loaders:
             raise UserError(f"the config needs {wanted} in test_dataloader.dataset.pipeline")
         # Later steps of the pipeline turn to float what has to be.
-        other = ("type", "to_float32", "ignore_empty")
+        other = ("type", "_scope_", "to_float32", "ignore_empty")
         options = {key: value for key, value in loaders[0].items() if key not in other}
         self._load = LoadImageFromFile(**options)
 
@@ -139,16 +149,24 @@ class Reader:
             yield Item(source, self._read_image(source.path))
 
     def _read_image(self, path: Path) -> np.ndarray:
-        _check_complete(path)
+        check_complete(path)
         try:
             image = self._load(dict(img_path=str(path)))["img"]
         except (OSError, ValueError, AssertionError, cv2.error):  # each decoder has its own
             raise UnreadableError("it is not an image, or of an unsupported kind") from None
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UnreadableError(
-                f"the config reads it as {image.dtype} {list(image.shape)}, not as 8-bit colours"
-            )
         return image
+
+
+def check_channels(item: Item, channels: int) -> None:
+    """Raise ModelInputError unless a model that takes images of so many channels can run on one."""
+    image = item.image
+    found = image.shape[2] if image.ndim == 3 else 1
+    if found != channels:
+        read = f"{image.dtype} {list(image.shape)}"
+        raise ModelInputError(
+            f"the config reads it as {read}, the model takes images of {channels} "
+            f"channel{'s' * (channels > 1)}"
+        )
 
 
 def count(source: Source) -> int:
@@ -203,8 +221,12 @@ def _unique(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _check_complete(path: Path) -> None:
-    """Refuse a truncated file: OpenCV paints the missing part grey and says nothing."""
+def check_complete(path: Path) -> None:
+    """Refuse a truncated file: OpenCV paints the missing part grey and says nothing.
+
+    Raises:
+        UnreadableError: It is one, or cannot be read at all.
+    """
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")

@@ -22,9 +22,10 @@ from mmpose.visualization import PoseLocalVisualizer
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
-from mmseg_tome.inference.inputs import Item
+from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.weights import load_weights
+from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.calibration import decide_before
 
 
@@ -105,6 +106,7 @@ class PosePredictor:
 
     def _predict(self, item: Item) -> Prediction:
         start = time.perf_counter()
+        check_channels(item, image_channels(self.model))
         boxes = self._boxes_of(item)
         persons = self._run(item.image, boxes)
         milliseconds = (time.perf_counter() - start) * 1000
@@ -119,7 +121,7 @@ class PosePredictor:
         ]
         return Prediction(
             result=dict(ms=round(milliseconds, 2), instances=found),
-            overlay=self._draw(item.image, boxes, persons),
+            overlay=self._draw(item.picture, boxes, persons),
         )
 
     def _boxes_of(self, item: Item) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The folder of results: overlays, label maps, results.json. No file in it is ever half there."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.folder_lock import only_one
 from mmseg_tome.inference.inputs import Item, Source, frame_rate
 from mmseg_tome.inference.prediction import Prediction
 
@@ -17,15 +19,28 @@ RESULTS = "results.json"
 OVERLAYS = "overlays"
 LABELS = "labels"
 MERGING = "merging"
+WRITTEN = ".written"
+"""Lists the files of a run that has not ended, a line each."""
+
+JPEG_SIDE = 65500
+"""Pixels; larger images cannot be JPEGs."""
+
+
+class UnwritableError(UserError):
+    """A prediction for which there is no file format; the message does not name it."""
 
 
 class ResultsWriter:
     """Saves predictions in the order in which they come; those of a video one after the other.
 
     For an image `overlays/NAME.jpg` and, where there are label maps, `labels/NAME.png`; for a video
-    `overlays/NAME.mp4` and `labels/NAME.mp4/000000.png` and so on. To be used as a context manager,
-    which makes the folder, and at its end removes a video that was not finished, because of an
-    error, and the folder if it stayed empty.
+    `overlays/NAME.mp4` and `labels/NAME.mp4/000000.png` and so on. An overlay of more than 65,500
+    pixels in a row or column is a PNG. To be used as a context manager, which makes the folder, and
+    at its end removes a video that was not finished, because of an error, and the folder if it
+    stayed empty.
+
+    What an earlier run left in the folder goes once results.json is written: the files that its
+    results.json lists, or those that it wrote before it was ended.
 
     Args:
         folder: Where to.
@@ -35,6 +50,8 @@ class ResultsWriter:
         self.folder = folder
         self.entries: list[dict] = []
         self._video: _VideoWriter | None = None
+        self._files: set[str] = set()
+        self._earlier: set[str] = set()
 
     def add(self, item: Item, prediction: Prediction, merging: str | None = None) -> None:
         """Save one prediction.
@@ -45,25 +62,30 @@ class ResultsWriter:
             merging: Path in the folder of the figure of what merges in it, which is there already.
 
         Raises:
+            UnwritableError: There is no format for it.
             UserError: A file cannot be written.
         """
         name = item.source.name
         height, width = item.image.shape[:2]
         entry = dict(path=str(item.source.path))
         if item.frame is None:
-            overlay, labels = f"{OVERLAYS}/{name}.jpg", f"{LABELS}/{name}.png"
+            ending = "jpg" if max(prediction.overlay.shape[:2]) <= JPEG_SIDE else "png"
+            overlay, labels = f"{OVERLAYS}/{name}.{ending}", f"{LABELS}/{name}.png"
             self.finish_video()
+            self._note(overlay)
             _write_image(self.folder / overlay, prediction.overlay)
         else:
             overlay, labels = f"{OVERLAYS}/{name}.mp4", f"{LABELS}/{name}.mp4/{item.frame:06d}.png"
             entry["frame"] = item.frame
             if self._video is None or self._video.source is not item.source:
                 self.finish_video()
+                self._note(overlay)
                 self._video = _VideoWriter(item.source, self.folder / overlay, item.image)
             self._video.write(prediction.overlay)
         entry.update(width=width, height=height, overlay=overlay)
         if prediction.labels is not None:
             entry["labels"] = labels
+            self._note(labels)
             _write_image(self.folder / labels, prediction.labels)
         if merging is not None:
             entry["merging"] = merging
@@ -83,7 +105,45 @@ class ResultsWriter:
         path = self.folder / RESULTS
         with replacing(path) as temporary:
             temporary.write_text(f"{{\n{text}\n}}\n")
+        self._remove(self._earlier - set(_listed(self.entries)))
+        (self.folder / WRITTEN).unlink(missing_ok=True)
         return path
+
+    def _note(self, file: str) -> None:
+        """Remember a file before it is written, also for the next run if this one is killed."""
+        if file not in self._files:
+            self._files.add(file)
+            with _naming(self.folder / WRITTEN):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with (self.folder / WRITTEN).open("a", encoding="utf-8") as journal:
+                    journal.write(f"{json.dumps(file)}\n")
+
+    def _read_earlier(self) -> set[str]:
+        """Files of earlier runs."""
+        found = set()
+        with suppress(OSError, ValueError, TypeError, KeyError):  # it may be of another program
+            found |= set(_listed(json.loads((self.folder / RESULTS).read_text())["images"]))
+        with suppress(OSError, ValueError):
+            lines = (self.folder / WRITTEN).read_text(encoding="utf-8").splitlines()
+            for line in lines:
+                with suppress(ValueError):  # a run was killed as it wrote the last one
+                    found.add(str(json.loads(line)))
+        return found
+
+    def _remove(self, files: set[str]) -> None:
+        """Remove files below our two folders, and folders that are empty then."""
+        for file in sorted(files):
+            path = self.folder / file
+            for base in (self.folder / OVERLAYS, self.folder / LABELS):
+                # A list that somebody changed must not reach other files.
+                if path.resolve().is_relative_to(base.resolve()) and not path.is_dir():
+                    with suppress(OSError):
+                        _remove_leftovers(path)
+                        path.unlink(missing_ok=True)
+                        for parent in path.parents:
+                            if parent == self.folder:
+                                break
+                            parent.rmdir()
 
     def finish_video(self) -> None:
         """Complete the overlay video that is being written, if one is."""
@@ -92,13 +152,15 @@ class ResultsWriter:
             self._video = None
 
     def __enter__(self) -> "ResultsWriter":
-        with _naming(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = only_one(self.folder)
+        self._lock.__enter__()
+        self._earlier = self._read_earlier()
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
         if self._video is not None:
             self._video.discard()
+        self._lock.__exit__(None, None, None)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -111,6 +173,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: It cannot be written.
     """
     temporary = _temporary(path)
+    _remove_leftovers(path)
     try:
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +189,10 @@ class _VideoWriter:
     def __init__(self, source: Source, path: Path, image: np.ndarray):
         self.source = source
         self._path, self._temporary = path, _temporary(path)
+        _remove_leftovers(path)
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary.touch()  # OpenCV does not say why it cannot write
         height, width = image.shape[:2]
         # The one codec for .mp4 that OpenCV's own packages can write.
         codec = cv2.VideoWriter_fourcc(*"mp4v")
@@ -135,14 +200,23 @@ class _VideoWriter:
             str(self._temporary), codec, frame_rate(source.path), (width, height)
         )
         if not self._writer.isOpened():
-            raise UserError(f"cannot write {path}, or this OpenCV writes no .mp4 videos")
+            self._temporary.unlink(missing_ok=True)
+            raise UnwritableError(
+                f"OpenCV writes no .mp4 video of {width}x{height} pixels here: run its frames as "
+                "images"
+            )
 
     def write(self, image: np.ndarray) -> None:
         self._writer.write(image)
 
     def close(self) -> None:
         self._writer.release()
+        video = cv2.VideoCapture(str(self._temporary))
+        whole = video.isOpened()
+        video.release()
         with _naming(self._path):
+            if not whole:  # its index, which is written last, is missing
+                raise OSError("the disk is full")
             os.replace(self._temporary, self._path)
 
     def discard(self) -> None:
@@ -151,18 +225,42 @@ class _VideoWriter:
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:
+    try:
+        good, content = cv2.imencode(path.suffix, image)
+    except (cv2.error, MemoryError):
+        good = False
+    if not good:
+        height, width = image.shape[:2]
+        raise UnwritableError(f"{width}x{height} pixels are too many for a {path.suffix} file")
     with replacing(path) as temporary:
-        try:
-            written = cv2.imwrite(str(temporary), image)
-        except cv2.error:
-            written = False
-        if not written:
-            raise OSError("the disk is full, or the image too large for its format")
+        temporary.write_bytes(content)
 
 
-def _temporary(path: Path) -> Path:
-    # The suffix stays: OpenCV chooses formats by it.
-    return path.with_name(f".{path.stem}.part{path.suffix}")
+def _temporary(path: Path, process: int | str | None = None) -> Path:
+    # The suffix stays: OpenCV chooses formats by it. Processes keep apart.
+    return path.with_name(f".{path.stem}.{process or os.getpid()}.part{path.suffix}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had begun to write in the place of `path`."""
+    pattern = _temporary(Path(glob.escape(path.name)), "*").name
+    for left in path.parent.glob(pattern):
+        number = left.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+        if number.isdecimal() and not _runs(int(number)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # signal 0 is no question there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 @contextmanager
@@ -171,6 +269,14 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _listed(entries: list[dict]) -> Iterator[str]:
+    """Files that results.json lists."""
+    for entry in entries:
+        for key in ("overlay", "labels"):
+            if isinstance(entry, dict) and isinstance(entry.get(key), str):
+                yield entry[key]
 
 
 def _lines(entries: list[dict]) -> str:

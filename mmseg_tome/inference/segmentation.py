@@ -10,9 +10,10 @@ from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 from mmseg.registry import DATASETS
 
-from mmseg_tome.inference.inputs import Item
+from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.weights import load_weights
+from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.calibration import decide_before
 
 
@@ -56,6 +57,7 @@ class SegmentationPredictor:
         self.model = self._inferencer.model
         if hasattr(self.model, "labels_only"):  # ours: the scores are never made at full size
             self.model.labels_only = True
+        self.channels = image_channels(self.model)
         meta = self.model.dataset_meta
         self.classes = list(meta["classes"])
         self.palette = np.array(meta["palette"], np.uint8)  # [classes, 3], RGB
@@ -71,8 +73,10 @@ class SegmentationPredictor:
         """Segment images of one size.
 
         Raises:
-            ModelInputError: The images are too small for the network.
+            ModelInputError: The images are too small for the network, or of other channels.
         """
+        for item in items:
+            check_channels(item, self.channels)
         images = [item.image for item in items]
 
         def run():
@@ -89,7 +93,7 @@ class SegmentationPredictor:
         return [
             Prediction(
                 result=dict(ms=round(milliseconds, 2), classes=self._shares(labels)),
-                overlay=self._draw(item.image, labels, sample),
+                overlay=self._draw(item.picture, labels, sample),
                 labels=labels,
             )
             for item, labels, sample in zip(items, maps, samples, strict=True)
@@ -124,7 +128,9 @@ class _Inferencer(MMSegInferencer):
 
     def _load_weights_to_model(self, model, checkpoint, cfg):
         meta = load_weights(model, checkpoint, self._weights)
-        model.dataset_meta = find_classes(meta, cfg, model.num_classes)
+        # A single channel tells two classes apart, whatever number of them the head was told.
+        number = max(model.num_classes, 2 if model.out_channels == 1 else 1)
+        model.dataset_meta = find_classes(meta, cfg, number)
 
 
 def find_classes(meta: dict, cfg: Config, number: int) -> dict:

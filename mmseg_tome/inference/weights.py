@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from mmseg_tome.engine.checkpoint_guard import mismatch
+from mmseg_tome.checkpoints.holding import holding
+from mmseg_tome.engine.checkpoint_guard import fitting_state, mismatch
 from mmseg_tome.engine.errors import CheckpointError
 
 
@@ -20,12 +21,11 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:
     Raises:
         CheckpointError: It does not fit, or is no checkpoint.
     """
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict):
+    if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{name} is not a checkpoint: it has no weights by name")
-    if problem := mismatch(model, checkpoint):
-        raise CheckpointError(f"{name} does not fit the model: {problem}")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = fitting_state(model, checkpoint, name)
+    if problem := mismatch(model, state):
+        raise CheckpointError(f"{name} does not fit the model: {problem}{holding(state, name)}")
     model.load_state_dict(state, strict=False)  # it may hold more: of training, of other heads
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, dict) else {}

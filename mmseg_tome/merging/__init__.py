@@ -11,6 +11,7 @@ examples/merge_your_own_attention.py; for the SegFormer of transformers, `mmseg_
 from mmseg_tome.merging.config import (
     StageMerging,
     TomeConfigError,
+    merges,
     parse_tome_cfg,
     parse_without_auto,
     split_auto,
@@ -34,6 +35,7 @@ __all__ = [
     "SlotMap",
     "StageMerging",
     "TomeConfigError",
+    "merges",
     "parse_tome_cfg",
     "parse_without_auto",
     "register_strategy",

@@ -13,6 +13,9 @@ attention (ToMe, arXiv 2210.09461, section 3.2). SegFormer++ counts each merged 
 the default.
 
 `"<preset>-auto"`, or `dict(auto=<any of the above>)`, merges a stage only where that saves time.
+
+"none" may stand wherever None may, of a stage, of queries, of keys and values: command lines and
+YAML have no other word for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +28,9 @@ from mmseg_tome.merging.strategies.identity import Identity
 
 AUTO = "-auto"
 """Ending of a preset's name by which stages merge only where that saves time."""
+
+NONE = "none"
+"""What None may be called."""
 
 SEQUENCES = ("q", "kv")
 """What a stage can merge: the queries, the keys and values."""
@@ -59,14 +65,15 @@ def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequenc
     Raises:
         TomeConfigError: A dict that is not `dict(auto=...)`.
     """
-    if isinstance(tome_cfg, str) and tome_cfg.endswith(AUTO):
-        return tome_cfg.removesuffix(AUTO), True
+    if isinstance(tome_cfg, str):
+        auto = tome_cfg.endswith(AUTO)
+        return _none_to_none(tome_cfg.removesuffix(AUTO)), auto
     if isinstance(tome_cfg, Mapping):
         if list(tome_cfg) != ["auto"]:
             raise TomeConfigError(
                 f"tome_cfg as a dict must be dict(auto=...), got {dict(tome_cfg)!r}"
             )
-        return tome_cfg["auto"], True
+        return _none_to_none(tome_cfg["auto"]), True
     return tome_cfg, False
 
 
@@ -89,10 +96,10 @@ def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list
         if tome_cfg not in PRESETS:
             raise TomeConfigError(
                 f"unknown preset {tome_cfg!r} in tome_cfg; {_allowed(PRESETS)}, each with or "
-                f"without {AUTO!r}"
+                f"without {AUTO!r}, or {NONE!r}"
             )
         tome_cfg = PRESETS[tome_cfg]
-    if not isinstance(tome_cfg, Sequence):
+    if not isinstance(tome_cfg, Sequence) or isinstance(tome_cfg, bytes):
         raise TomeConfigError(
             "tome_cfg must be None, a preset's name or a list with one dict per stage, "
             f"got {type(tome_cfg).__name__}"
@@ -122,6 +129,7 @@ def parse_without_auto(
 
 
 def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
+    cfg = _none_to_none(cfg)
     if cfg is None:
         cfg = {}
     if not isinstance(cfg, Mapping):
@@ -141,6 +149,7 @@ def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
 
 
 def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
+    cfg = _none_to_none(cfg)
     if cfg is None:
         return Identity()
     if not isinstance(cfg, Mapping) or "mode" not in cfg:
@@ -169,10 +178,10 @@ def _from_flat_keys(cfg: Mapping, where: str) -> dict:
     _check_keys(cfg, known, where, also=_OF_A_STAGE)
     nested = {}
     for s in SEQUENCES:
-        mode = cfg.get(f"{s}_mode")
+        mode = _none_to_none(cfg.get(f"{s}_mode"))
         if mode is None:  # the authors ignore the other keys then
             continue
-        if mode not in _FLAT_KEYS:
+        if not isinstance(mode, str) or mode not in _FLAT_KEYS:
             raise TomeConfigError(f"{where}: unknown {s}_mode {mode!r}; {_allowed(_FLAT_KEYS)}")
         given = {key: cfg[f"{s}_{key}"] for key in _FLAT_KEYS[mode] if f"{s}_{key}" in cfg}
         missing = [f"{s}_{key}" for key in _FLAT_KEYS[mode] if key not in given]
@@ -189,7 +198,7 @@ def _from_flat_keys(cfg: Mapping, where: str) -> dict:
 
 
 def _lookup_mode(mode: str, where: str) -> type[MergingStrategy]:
-    if mode not in STRATEGIES:
+    if not isinstance(mode, str) or mode not in STRATEGIES:
         raise TomeConfigError(f"{where}: unknown mode {mode!r}; {_allowed(STRATEGIES)}")
     return STRATEGIES[mode]
 
@@ -201,6 +210,19 @@ def _check_keys(cfg: Mapping, allowed: Sequence[str], where: str, also: Sequence
         raise TomeConfigError(
             f"{where}: unknown key {', '.join(unknown)}; {_allowed([*allowed, *also])}"
         )
+
+
+def _none_to_none(cfg):
+    return None if isinstance(cfg, str) and cfg.lower() == NONE else cfg
+
+
+def merges(tome_cfg: str | Mapping | Sequence | None) -> bool:
+    """Whether a `tome_cfg` asks for any merging; it need not be readable."""
+    try:
+        tome_cfg, _ = split_auto(tome_cfg)
+    except TomeConfigError:
+        return True
+    return tome_cfg is not None
 
 
 def _allowed(names) -> str:

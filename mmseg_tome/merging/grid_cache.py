@@ -1,13 +1,13 @@
 """Index maps that depend on the grid alone are built once per grid and device, then kept."""
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from mmseg_tome.ops.backend import is_compiling
+from mmseg_tome.ops.tracing import is_compiling, is_transformed, is_watched
+from mmseg_tome.ops.twins import replaceable
 
 MAX_GRIDS = 256
 """Entries each cached function keeps, the least recently used going first."""
@@ -33,29 +33,36 @@ def keep_index_maps() -> Iterator[dict[int, object]]:
         _keepers[:] = [each for each in _keepers if each is not kept]
 
 
+@replaceable
+def builds_anew() -> bool:
+    """Whether maps are part of what runs now, and of no use later.
+
+    A compiler folds them into its graph as constants. Under a dispatch mode, as that of fake
+    tensors, and in a transform of `torch.func` they are tensors of that mode or transform.
+    """
+    return is_compiling() or is_watched() or is_transformed()
+
+
 def cached_per_grid(build: Callable) -> Callable:
     """Cache a function of hashable arguments (grid, stride, device, ...) that builds index maps.
 
-    A compiler sees the plain function: it folds the maps into the graph as constants.
+    Threads may share it. Where `builds_anew`, the plain function runs.
     """
-    cache: OrderedDict = OrderedDict()
+
+    @functools.lru_cache(MAX_GRIDS)
+    def kept(*key):
+        # An inference tensor could not be saved for a later backward pass.
+        with torch.inference_mode(False):
+            return build(*key)
 
     @functools.wraps(build)
     def lookup(*key):
-        if is_compiling():
+        if builds_anew():
             return build(*key)
-        if key in cache:
-            cache.move_to_end(key)
-        else:
-            # An inference tensor could not be saved for a later backward pass.
-            with torch.inference_mode(False):
-                cache[key] = build(*key)
-            if len(cache) > MAX_GRIDS:
-                cache.popitem(last=False)
-        found = cache[key]
-        for kept in _keepers:
-            kept[id(found)] = found
+        found = kept(*key)
+        for keeper in _keepers:
+            keeper[id(found)] = found
         return found
 
-    lookup.cache = cache
+    lookup.cache_info, lookup.cache_clear = kept.cache_info, kept.cache_clear
     return lookup

@@ -8,6 +8,7 @@ __all__ = ["MixVisionTransformer"]
 if compat.has("mmseg"):
     from mmseg_tome.models.data_preprocessor import SegDataPreProcessor
     from mmseg_tome.models.encoder_decoder import EncoderDecoder
+    from mmseg_tome.models.seg_tta import SegTTAModel
     from mmseg_tome.models.segformer_head import SegformerHead
     from mmseg_tome.models.segformer_linear_head import SegformerLinearHead
     from mmseg_tome.models.twins import PCPVT, SVT
@@ -18,6 +19,7 @@ if compat.has("mmseg"):
         "SVT",
         "EncoderDecoder",
         "SegDataPreProcessor",
+        "SegTTAModel",
         "SegformerHead",
         "SegformerLinearHead",
         "VisionTransformer",

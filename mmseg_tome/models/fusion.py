@@ -17,6 +17,7 @@ from mmseg_tome.models.layers import (
     map_to_tokens,
     tokens_to_map,
 )
+from mmseg_tome.ops.twins import replaceable
 
 
 def fuse_levels(
@@ -81,12 +82,14 @@ def fuse_levels(
 def _rows_of_a_band(finest: Tensor, shares: Sequence[Tensor], channels: int) -> int:
     """Rows of the finest level to fuse at a time: all of them where `fits_bands` does not hold."""
     height, width = finest.shape[2:]
+    if not fits_bands(finest):  # asked first: a compiler would restrict sizes by what follows
+        return height
     scales = [height // share.shape[2] for share in shares]
     whole = all(
         (share.shape[2] * scale, share.shape[3] * scale) == (height, width)
         for share, scale in zip(shares, scales, strict=True)
     )
-    if not (whole and fits_bands(finest)):
+    if not whole:
         return height
     row = finest.shape[0] * width * channels * finest.element_size()
     step = max(scales, default=1)
@@ -146,6 +149,7 @@ def join(project: ConvModule, part: Tensor) -> Callable[..., Tensor]:
     return one
 
 
+@replaceable
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution as the matrix product that it is, `[B, C, H, W] -> [B, C', H, W]`."""
     return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), x.shape[2:])

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mmseg_tome import ops
 from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.ops.backend import is_compiling
+from mmseg_tome.ops.tracing import is_compiling
+from mmseg_tome.ops.twins import replaceable
 
 Grid = tuple[int, int]
 """Rows and columns of a token grid, (H, W)."""
@@ -106,10 +107,15 @@ class DropPath(nn.Module):
 
     Args:
         drop_prob: Probability that a sample's update is dropped.
+
+    Raises:
+        ValueError: `drop_prob` is not in [0, 1].
     """
 
     def __init__(self, drop_prob: float):
         super().__init__()
+        if not 0 <= drop_prob <= 1:
+            raise ValueError(f"drop_prob must be between 0 and 1, got {drop_prob}")
         self.drop_prob = drop_prob
 
     def draw(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -124,7 +130,9 @@ class DropPath(nn.Module):
         keep = 1 - self.drop_prob
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
         kept = keep + torch.rand(shape, dtype=dtype or x.dtype, device=x.device)
-        return kept.floor_().div_(keep)  # of 0 or 1
+        kept = kept.floor_()  # 0 or 1
+        # Where nothing is kept there is nothing to scale by: 0 / 0.
+        return kept.div_(keep) if keep else kept
 
     def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
         """`[B, ...]` in and out; `factors` are what `draw` gave before, if it was called."""
@@ -166,6 +174,7 @@ class MixFFN(nn.Module):
         self.layers = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
         self.is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
 
+    @replaceable
     def forward(self, x: Tensor, hw: Grid) -> Tensor:
         """`[B, H * W, embed_dims]` in and out."""
         if fits_bands(x) and not self.training:

@@ -20,6 +20,7 @@ from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.models.errors import ImageSizeError
 from mmseg_tome.models.layers import DropPath, Grid, MixFFN, tokens_to_map
 from mmseg_tome.models.norms import add_and_normalise, build_token_norm
+from mmseg_tome.models.out_indices import check_out_indices
 from mmseg_tome.models.patch_embed import PatchEmbed
 from mmseg_tome.registry import MODELS
 
@@ -122,7 +123,7 @@ class MixVisionTransformer(BaseModule):
         patch_sizes: Kernel size of each stage's patch embedding.
         strides: Stride of each stage's patch embedding.
         sr_ratios: Spatial reduction of each stage's keys and values.
-        out_indices: Stages whose output is returned.
+        out_indices: Stages whose output is returned; -1 is the last.
         mlp_ratio: Hidden channels of MixFFN over channels of a token.
         qkv_bias: Whether attention projections have a bias.
         drop_rate: Dropout of attention outputs and in MixFFN.
@@ -144,7 +145,8 @@ class MixVisionTransformer(BaseModule):
 
     Raises:
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
-        ValueError: Stage settings of different lengths, or an `out_indices` beyond the stages.
+        ValueError: Stage settings of different lengths, or an `out_indices` beyond the stages, or
+            empty.
     """
 
     def __init__(
@@ -182,8 +184,7 @@ class MixVisionTransformer(BaseModule):
         for name, values in per_stage.items():
             if len(values) != num_stages:
                 raise ValueError(f"{name} has {len(values)} entries for {num_stages} stages")
-        if max(out_indices) >= num_stages:
-            raise ValueError(f"out_indices {out_indices} go beyond the {num_stages} stages")
+        out_indices = check_out_indices(out_indices, num_stages, "stages")
         merging = parse_tome_cfg(tome_cfg, num_stages)
 
         self.embed_dims = embed_dims

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_without_auto
 from mmseg_tome.models.layers import Grid
+from mmseg_tome.models.out_indices import check_out_indices
 from mmseg_tome.models.stock_attention import PassGrid, StockAttention, let_merge
 
 
@@ -36,6 +37,7 @@ class MergingBackbone:
 
     Raises:
         TomeConfigError: `tome_cfg` cannot be read.
+        ValueError: `out_indices` are empty or beyond what there is.
     """
 
     attention: type[StockAttention]
@@ -46,6 +48,8 @@ class MergingBackbone:
 
     def __init__(self, *args, tome_cfg: str | Sequence | Mapping | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        # The stock ones give nothing for a -1 in a list.
+        self.out_indices = check_out_indices(self.out_indices, *self.levels())
         merging = self.read_tome_cfg(tome_cfg)
         for (embed, attentions), how in zip(self.stages(), merging, strict=True):
             embed.register_forward_hook(begin_pass)
@@ -54,6 +58,10 @@ class MergingBackbone:
     def stages(self) -> list[Stage]:
         """Where the stock backbone keeps what a stage is made of."""
         raise NotImplementedError
+
+    def levels(self) -> tuple[int, str]:
+        """How many maps `out_indices` can name, and what they are of."""
+        return len(self.stages()), "stages"
 
     def attentions(self) -> list[list[nn.Module]]:
         """The attention module of each stage's blocks that merge."""

@@ -77,6 +77,9 @@ class VisionTransformer(MergingBackbone, stock.VisionTransformer):
     def stages(self) -> list[Stage]:
         return [Stage(self.patch_embed, [layer.attn for layer in self.layers])]
 
+    def levels(self) -> tuple[int, str]:
+        return len(self.layers), "blocks"
+
     def read_tome_cfg(self, tome_cfg: str | Sequence | Mapping | None) -> list[StageMerging]:
         if isinstance(tome_cfg, str):
             return [parse_without_auto(tome_cfg, 4)[PRESET_STAGE]]

@@ -19,8 +19,10 @@ from mmseg_tome.ops import (
     labelling,
     matching,
     normalization,
+    onnx,  # noqa: F401  in an ONNX export its twins run
     resizing,
     segment,
+    shapes,
 )
 from mmseg_tome.ops.backend import BackendError, get_backend, set_backend, use_triton
 from mmseg_tome.ops.labelling import Windows
@@ -50,7 +52,12 @@ __all__ = [
 
 
 def match(metric: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
-    """The most similar destination of every source, see `matching.match`; without a gradient."""
+    """The most similar destination of every source, see `matching.match`; without a gradient.
+
+    Raises:
+        ValueError: The shapes do not fit, or there is no destination.
+    """
+    shapes.check_match(metric, src, dst)
     metric = metric.detach()
     if use_triton(metric):
         # Where torch's matrix product would take half precision, float32 may be rounded to tf32.
@@ -64,10 +71,9 @@ def assign(
     """The slot map that merges the `r` best sources, see `assignment.assign`.
 
     Raises:
-        ValueError: `r` is negative or larger than the number of sources.
+        ValueError: The shapes do not fit, or `r` is negative or larger than the number of sources.
     """
-    if not 0 <= r <= src.shape[0]:
-        raise ValueError(f"r must be between 0 and the {src.shape[0]} sources, got {r}")
+    shapes.check_assign(similarity, nearest, r, src, dst, num_tokens)
     function = operators.assign if use_triton(similarity) else assignment.assign
     return function(similarity, nearest, r, src, dst, num_tokens)
 
@@ -95,7 +101,9 @@ def segment_mean(
     Raises:
         ValueError: The shapes do not fit.
     """
-    _check_map(slot, x)
+    shapes.check_map(slot, x)
+    if order is not None:
+        shapes.check_order(order, slot, num_slots)
     if not use_triton(x):
         return segment.segment_mean(x, slot, num_slots)
     order = order or operators.segment_order(slot, num_slots)
@@ -113,7 +121,7 @@ def gather_segments(y: Tensor, slot: Tensor, order: SegmentOrder | None = None) 
     Raises:
         ValueError: The shapes do not fit.
     """
-    _check_map(slot, y, tokens=False)
+    shapes.check_map(slot, y, tokens=False, order=order)
     if not use_triton(y):
         return segment.gather_segments(y, slot)
     return operators.expand(y, slot, *(order or (None, None)), None, False)
@@ -133,8 +141,7 @@ def gather_segments_add(
     Raises:
         ValueError: The shapes do not fit.
     """
-    _check_map(slot, residual)
-    _check_map(slot, y, tokens=False)
+    shapes.check_sum(residual, y, slot, order)
     if not use_triton(y, residual):
         return segment.gather_segments_add(y, slot, residual)
     return operators.expand(y, slot, *(order or (None, None)), residual, False)
@@ -148,7 +155,13 @@ def layer_norm(
     dtype: torch.dtype | None = None,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """Normalise each token, `[B, N, C]` in and out, see `normalization.layer_norm`."""
+    """Normalise each token, `[B, N, C]` in and out, see `normalization.layer_norm`.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    shapes.check_tokens(x)
+    shapes.check_channels(x, weight=weight, bias=bias, shift=shift)
     if not use_triton(x, weight):
         return normalization.layer_norm(x, weight, bias, eps, dtype, shift)
     if shift is not None and torch.is_grad_enabled():  # the kernel gives it no gradient
@@ -181,11 +194,8 @@ def add_layer_norm(
     Raises:
         ValueError: The shapes do not fit.
     """
-    if slot is not None:
-        _check_map(slot, residual)
-        _check_map(slot, y, tokens=False)
-    elif y.shape != residual.shape:
-        raise ValueError(f"an update {tuple(y.shape)} does not fit {tuple(residual.shape)}")
+    shapes.check_sum(residual, y, slot, order)
+    shapes.check_channels(residual, weight=weight, bias=bias)
     if not use_triton(residual, y, weight):
         return normalization.add_layer_norm(residual, y, slot, weight, bias, eps, dtype)
     dtype = dtype or torch.promote_types(residual.dtype, y.dtype)
@@ -197,10 +207,9 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int])
     """A depthwise 3x3 convolution and GELU, see `depthwise.depthwise_gelu`.
 
     Raises:
-        ValueError: The grid does not have as many tokens as `x`.
+        ValueError: The grid does not have as many tokens as `x`, or other shapes do not fit.
     """
-    if hw[0] * hw[1] != x.shape[1]:
-        raise ValueError(f"a grid of {hw[0]}x{hw[1]} tokens does not fit {tuple(x.shape)}")
+    shapes.check_depthwise(x, weight, bias, hw)
     if not use_triton(x, weight):
         return depthwise.depthwise_gelu(x, weight, bias, hw)
     return layer_operators.depthwise_gelu(x, weight, bias, *hw)
@@ -210,7 +219,11 @@ def add_resized(x: Tensor, maps: Sequence[Tensor], relu: bool) -> Tensor:
     """Add maps resized bilinearly to the size of `x`, see `resizing.add_resized`.
 
     The kernel is for inference: where gradients are computed, torch does it.
+
+    Raises:
+        ValueError: The maps do not have the batch and channels of `x`.
     """
+    shapes.check_maps(x, maps)
     if torch.is_grad_enabled() or not use_triton(x, *maps):
         return resizing.add_resized(x, maps, relu)
     return layer_operators.add_resized(x, maps, relu)
@@ -241,9 +254,3 @@ def label_map(
     return layer_operators.label_map(
         logits, windows.hw, windows.crop, windows.stride, padding, size
     )
-
-
-def _check_map(slot: Tensor, x: Tensor, tokens: bool = True) -> None:
-    """Raise ValueError if the map is not of this batch, or of as many tokens."""
-    if slot.shape[0] not in (1, x.shape[0]) or (tokens and slot.shape[1] != x.shape[1]):
-        raise ValueError(f"a slot map {tuple(slot.shape)} does not fit {tuple(x.shape)}")

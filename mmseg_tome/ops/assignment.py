@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from mmseg_tome.ops.twins import replaceable
 
+
+@replaceable
 def assign(
     similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor, num_tokens: int
 ) -> Tensor:

@@ -9,6 +9,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from mmseg_tome.ops.tracing import is_compiling, is_transformed
+from mmseg_tome.ops.twins import replaceable
+
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMSEG_TOME_BACKEND"
 """Environment variable with the backend that a process starts with."""
@@ -16,9 +19,6 @@ VARIABLE = "MMSEG_TOME_BACKEND"
 HAVE_OPERATORS = hasattr(torch.library, "register_autograd")
 """Whether this torch, 2.4 or later, can hold the kernels as operators."""
 HAVE_TRITON = HAVE_OPERATORS and importlib.util.find_spec("triton") is not None
-
-# torch before 2.3 has it in a private place.
-is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._dynamo.is_compiling
 
 _requested = "auto"
 _interpreted = False
@@ -34,7 +34,7 @@ def set_backend(name: str) -> None:
     Args:
         name: `auto`, the default, takes Triton for tensors on a GPU where it can run, and torch
             elsewhere; `torch`; or `triton`, which is an error where it cannot run. Tensors of
-            float64 always use torch.
+            float64 always use torch, and so does what is transformed, see `tracing.is_transformed`.
 
     Raises:
         BackendError: No such backend, or Triton cannot be imported.
@@ -55,6 +55,7 @@ def get_backend() -> str:
     return _requested
 
 
+@replaceable
 def use_triton(*tensors: Tensor) -> bool:
     """Whether the kernels run on these tensors of one operation, all on one device.
 
@@ -72,11 +73,13 @@ def use_triton(*tensors: Tensor) -> bool:
                 "CUDA or ROCm device, or its interpreter: TRITON_INTERPRET=1 in the environment "
                 "before Triton is first imported"
             )
-        return True
-    if device.type != "cuda":
+    elif device.type != "cuda":
         return False
-    # A compiler cannot trace the look at the device; it needs Triton itself.
-    return HAVE_TRITON if is_compiling() else _device_problem(device.index) is None
+    if is_compiling():  # a compiler cannot trace the look at the device; it needs Triton itself
+        return HAVE_TRITON
+    if is_transformed():
+        return False
+    return _requested == "triton" or _device_problem(device.index) is None
 
 
 @functools.cache

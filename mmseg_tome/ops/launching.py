@@ -33,6 +33,9 @@ def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
         *args: Tensors, numbers and None, for all arguments that are no constants.
         **constants: The constants, and options such as `num_warps`; at each place of the code
             always in the same order.
+
+    Raises:
+        ValueError: A tensor is not on the current device.
     """
     for watcher in _watchers:
         named = zip(kernel.arg_names, args, strict=False)
@@ -40,13 +43,15 @@ def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
     if not (DIRECT and isinstance(kernel, triton.JITFunction)):  # or interpreted
         kernel[grid](*args, **constants)
         return
+    device = torch.cuda.current_device()
     key = (
         id(kernel),
-        torch.cuda.current_device(),
+        device,
         *[_specialisation(a) for a in args],
         *constants.values(),
     )
     if key not in _compiled:
+        check_devices(kernel, device, args)
         # The kernel itself is kept, so that its id stays its own.
         tail = [constants[name] for name in kernel.arg_names[len(args) :]]
         _compiled[key] = kernel[grid](*args, **constants), tail, kernel
@@ -55,11 +60,21 @@ def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
     compiled[(*grid, 1, 1)](*args, *tail)
 
 
+def check_devices(kernel, device: int, args: tuple) -> None:
+    """Raise ValueError unless all tensors are on CUDA's device of this number."""
+    for name, argument in zip(kernel.arg_names, args, strict=False):
+        if isinstance(argument, Tensor) and argument.get_device() != device:
+            raise ValueError(
+                f"{kernel.fn.__name__} runs on cuda:{device}, its argument {name} is on "
+                f"{argument.device}"
+            )
+
+
 def _specialisation(argument):
     """What of an argument a compiled kernel depends on."""
     kind = type(argument)
     if kind is Tensor or kind is Parameter:
-        return argument.dtype, argument.data_ptr() & 15 == 0
+        return argument.dtype, argument.data_ptr() & 15 == 0, argument.get_device()
     if kind is int:
         return argument if argument == 1 else (argument & 15 == 0, argument.bit_length() < 32)
     return kind

@@ -1,10 +1,13 @@
 """The operations of a transformer block besides merging, as operators of torch."""
 
+import functools
+
 import torch
 
+from mmseg_tome.ops import depthwise, normalization
 from mmseg_tome.ops.labelling import Windows
-from mmseg_tome.ops.library import operator
-from mmseg_tome.ops.operators import reduce, segment_order
+from mmseg_tome.ops.library import by_torch, differentiable_gradient, operator
+from mmseg_tome.ops.operators import reduce_by
 
 
 def _per_token(x):
@@ -59,34 +62,57 @@ def layer_norm_backward(grad, grad_total, x, mean, inverse, weight):
 
 
 def _save_layer_norm(ctx, inputs, output):
-    x, weight, *_ = inputs
-    ctx.save_for_backward(x, weight, *output[1:])
+    x, weight, bias, ctx.eps, ctx.dtype, _ = inputs
+    ctx.save_for_backward(x, weight, bias, *output[1:])
 
 
 def _layer_norm_gradient(ctx, grad, *_):
-    x, weight, mean, inverse = ctx.saved_tensors
-    return *layer_norm_backward(grad, None, x, mean, inverse, weight), None, None, None
+    x, weight, bias, mean, inverse = ctx.saved_tensors
+    if by_torch(grad):
+        grads = _layer_norm_gradient_by_torch(ctx, grad, None, x, weight, bias)
+    else:
+        grads = layer_norm_backward(grad, None, x, mean, inverse, weight)
+    return *grads, None, None, None
+
+
+def _layer_norm_gradient_by_torch(ctx, grad, grad_total, x, weight, bias):
+    """Gradients of `x`, of the weight and of the bias, with a graph."""
+
+    def both(x, weight, bias):
+        wide = _wide(x, weight)
+        settings = (weight.to(wide), bias.to(wide), ctx.eps, ctx.dtype)
+        return x, normalization.layer_norm(x.to(wide), *settings)
+
+    return differentiable_gradient(both, (x, weight, bias), (grad_total, grad))
+
+
+def _wide(*tensors):
+    """What a kernel computes in: it takes tensors of different data types, torch does not."""
+    dtypes = [t.dtype for t in tensors]
+    return functools.reduce(torch.promote_types, dtypes, torch.float32)
 
 
 def _save_add_layer_norm(ctx, inputs, output):
-    residual, y, slot, tokens, offsets, weight, *_ = inputs
+    residual, y, slot, tokens, offsets, weight, bias, ctx.eps, ctx.dtype = inputs
     total, _, mean, inverse = output
     ctx.dtypes, ctx.num_slots = (residual.dtype, y.dtype), y.shape[1]
-    ctx.save_for_backward(total, weight, mean, inverse, slot, tokens, offsets)
+    ctx.save_for_backward(total, weight, bias, mean, inverse, slot, tokens, offsets)
 
 
 def _add_layer_norm_gradient(ctx, grad_total, grad, *_):
-    total, weight, mean, inverse, slot, tokens, offsets = ctx.saved_tensors
+    total, weight, bias, mean, inverse, slot, tokens, offsets = ctx.saved_tensors
     grad_weight = grad_bias = None
-    if grad is not None:
+    if grad is not None and by_torch(grad, grad_total):
+        grad_total, grad_weight, grad_bias = _layer_norm_gradient_by_torch(
+            ctx, grad, grad_total, total, weight, bias
+        )
+    elif grad is not None:
         grad_total, grad_weight, grad_bias = layer_norm_backward(
             grad, grad_total, total, mean, inverse, weight
         )
     grad_y = grad_total
     if slot is not None and ctx.needs_input_grad[1]:
-        if tokens is None:
-            tokens, offsets = segment_order(slot, ctx.num_slots)
-        grad_y = reduce(grad_total, slot, tokens, offsets, False)
+        grad_y = reduce_by(grad_total, slot, tokens, offsets, ctx.num_slots, False)
     grads = (g.to(dtype) for g, dtype in zip((grad_total, grad_y), ctx.dtypes, strict=True))
     return *grads, None, None, None, grad_weight, grad_bias, None, None
 
@@ -125,7 +151,20 @@ def _save_depthwise(ctx, inputs, output):
 
 
 def _depthwise_gradient(ctx, grad):
-    return *depthwise_gelu_backward(grad, *ctx.saved_tensors, *ctx.hw), None, None
+    if by_torch(grad):
+        grads = _depthwise_gradient_by_torch(ctx, grad, *ctx.saved_tensors)
+    else:
+        grads = depthwise_gelu_backward(grad, *ctx.saved_tensors, *ctx.hw)
+    return *grads, None, None
+
+
+def _depthwise_gradient_by_torch(ctx, grad, *tensors):
+    def twin(x, weight, bias):
+        wide = _wide(x, weight, bias)
+        out = depthwise.depthwise_gelu(x.to(wide), weight.to(wide), bias.to(wide), ctx.hw)
+        return out.to(x.dtype)
+
+    return differentiable_gradient(twin, tensors, (grad,))
 
 
 depthwise_gelu.set_gradient(_depthwise_gradient, _save_depthwise)

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from mmseg_tome.ops.twins import replaceable
 
+
+@replaceable
 def match(metric: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
     """Find the most similar destination of every source (ToMe, arXiv 2210.09461, section 3).
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from mmseg_tome.ops.library import operator
+from mmseg_tome.ops import segment
+from mmseg_tome.ops.library import is_opaque, operator
 
 
 def _match_shapes(metric, src, dst, tf32):
@@ -76,7 +77,8 @@ def expand(y, slot, tokens, offsets, residual, mean):
     return segment_triton.expand(y, slot, offsets, residual, mean)
 
 
-# `reduce` and `expand` are linear, and each other's gradient.
+# `reduce` and `expand` are linear, and each other's gradient, so to any order; a transform of
+# `torch.func` needs torch's operations.
 
 
 def _save_for_expand(ctx, inputs, output):
@@ -86,7 +88,11 @@ def _save_for_expand(ctx, inputs, output):
 
 def _reduce_backward(ctx, grad):
     slot, tokens, offsets = ctx.saved_tensors
-    return expand(grad, slot, tokens, offsets, None, ctx.mean), None, None, None, None
+    if is_opaque(grad):
+        grad_x = segment.expand(grad, slot, ctx.mean)
+    else:
+        grad_x = expand(grad, slot, tokens, offsets, None, ctx.mean)
+    return grad_x, None, None, None, None
 
 
 def _save_for_reduce(ctx, inputs, output):
@@ -96,13 +102,20 @@ def _save_for_reduce(ctx, inputs, output):
     ctx.save_for_backward(slot, tokens, offsets)
 
 
+def reduce_by(grad, slot, tokens, offsets, num_slots, mean):
+    """`reduce` for gradients: with or without the map's order, in a transform, too."""
+    if is_opaque(grad):
+        return segment.reduce(grad, slot, num_slots, mean)
+    if tokens is None:
+        tokens, offsets = segment_order(slot, num_slots)
+    return reduce(grad, slot, tokens, offsets, mean)
+
+
 def _expand_backward(ctx, grad):
     grad_y = grad_residual = None
     if ctx.needs_input_grad[0]:
         slot, tokens, offsets = ctx.saved_tensors
-        if tokens is None:
-            tokens, offsets = segment_order(slot, ctx.num_slots)
-        grad_y = reduce(grad, slot, tokens, offsets, ctx.mean).to(ctx.dtype)
+        grad_y = reduce_by(grad, slot, tokens, offsets, ctx.num_slots, ctx.mean).to(ctx.dtype)
     if ctx.needs_input_grad[4]:
         grad_residual = grad.to(ctx.residual_dtype)
     return grad_y, None, None, None, grad_residual, None

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmseg_tome.ops.twins import replaceable
+
 
 class SegmentOrder(NamedTuple):
     """The tokens of a slot map sorted by slot, those of a slot in ascending order.
@@ -36,6 +38,7 @@ def segment_order(slot: Tensor, num_slots: int) -> SegmentOrder:
     return SegmentOrder(tokens.to(torch.int32), offsets.to(torch.int32))
 
 
+@replaceable
 def segment_mean(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
     """Average the tokens that share a slot.
 
@@ -48,15 +51,29 @@ def segment_mean(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
         `[B, M, C]` in the dtype of `x`; sums are taken in float32 at least, so that no
         half-precision slot overflows.
     """
+    return reduce(x, slot, num_slots, mean=True)
+
+
+def reduce(x: Tensor, slot: Tensor, num_slots: int, mean: bool) -> Tensor:
+    """Sum, or average, the tokens of each slot, `[B, N, C] -> [B, M, C]`, see `segment_mean`."""
     batch, _, channels = x.shape
-    rows = _rows(slot, num_slots, batch)  # [B * N]
+    index = rows(slot, num_slots, batch)  # [B * N]
     wide = torch.promote_types(x.dtype, torch.float32)
     total = x.new_zeros(batch * num_slots, channels, dtype=wide)
-    total.index_add_(0, rows, x.reshape(-1, channels).to(wide))
-    count = x.new_zeros(batch * num_slots, dtype=wide)
-    count.index_add_(0, rows, torch.ones_like(rows, dtype=wide))
-    mean = total / count[:, None]
-    return mean.view(batch, num_slots, channels).to(x.dtype)
+    total.index_add_(0, index, x.reshape(-1, channels).to(wide))
+    if mean:
+        total = total / _count(index, batch * num_slots, wide)
+    return total.view(batch, num_slots, channels).to(x.dtype)
+
+
+def expand(y: Tensor, slot: Tensor, mean: bool) -> Tensor:
+    """The gradient of `reduce`: each token gets its slot's value, with `mean` its share of it."""
+    if mean:
+        batch, num_slots, _ = y.shape
+        wide = torch.promote_types(y.dtype, torch.float32)
+        count = _count(rows(slot, num_slots, batch), batch * num_slots, wide)
+        y = (y / count.view(batch, num_slots, 1)).to(y.dtype)
+    return gather_segments(y, slot)
 
 
 def gather_segments(y: Tensor, slot: Tensor) -> Tensor:
@@ -67,8 +84,8 @@ def gather_segments(y: Tensor, slot: Tensor) -> Tensor:
         slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, M)`.
     """
     batch, num_slots, channels = y.shape
-    rows = _rows(slot, num_slots, batch)  # [B * N]
-    return y.reshape(-1, channels).index_select(0, rows).view(batch, -1, channels)
+    index = rows(slot, num_slots, batch)  # [B * N]
+    return y.reshape(-1, channels).index_select(0, index).view(batch, -1, channels)
 
 
 def gather_segments_add(y: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
@@ -82,8 +99,15 @@ def gather_segments_add(y: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
     return residual + gather_segments(y, slot)
 
 
-def _rows(slot: Tensor, num_slots: int, batch: int) -> Tensor:
+def _count(index: Tensor, num_rows: int, dtype: torch.dtype) -> Tensor:
+    """How many tokens each row of `rows` has, `[num_rows, 1]`."""
+    ones = torch.ones_like(index, dtype=dtype)
+    return ones.new_zeros(num_rows).index_add(0, index, ones)[:, None]
+
+
+@replaceable
+def rows(slot: Tensor, num_slots: int, batch: int) -> Tensor:
     """Row of each token's slot in a `[B * M, C]` view: `[B or 1, N] -> [B * N]`."""
-    if batch > 1:
+    if torch.jit.is_tracing() or batch > 1:  # a trace may run on another batch
         slot = slot + torch.arange(batch, device=slot.device)[:, None] * num_slots
     return slot.reshape(-1)

@@ -61,10 +61,10 @@ class SegmentationComparison:
 
     def panels(self, size: tuple[int, int]) -> list[Panel]:
         """The four pictures at `size`, (height, width)."""
-        image = fit(_rgb(self._item.image), size)
+        image = fit(_rgb(self._item.picture), size)
         marked = mark_changes(image, self._changed)
         return [
-            Panel(image, "image", "{1}x{0} pixels".format(*self._item.image.shape)),
+            Panel(image, "image", "{1}x{0} pixels".format(*self._item.image.shape[:2])),
             Panel(fit(_rgb(self._plain.overlay), size), "without merging", PREDICTION),
             Panel(fit(_rgb(self._merged.overlay), size), "with merging", PREDICTION),
             Panel(marked, f"difference: {self._share}", "marked: pixels whose class changed"),
@@ -125,7 +125,7 @@ class PoseComparison:
         """The four pictures at `size`, (height, width)."""
         image, plain, merged = (
             self._view.cut(_rgb(picture), size)
-            for picture in (self._item.image, self._plain.overlay, self._merged.overlay)
+            for picture in (self._item.picture, self._plain.overlay, self._merged.overlay)
         )
         before, after = (self._view.place(points, size) for points in (self._before, self._after))
         marked = mark_shifts(image, before, after, self._shown)

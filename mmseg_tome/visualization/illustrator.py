@@ -105,7 +105,7 @@ class MergingIllustrator:
             *compared.panels(layout.size),
             *_stage_panels(maps, fit(picture, layout.size)),
         ]
-        size = "x".join(map(str, item.image.shape[1::-1]))
+        size = "x".join(map(str, item.image.shape[:2][::-1]))
         heading = (f"{item.source.path.name}, {size}: {compared.summary}", self._foot(maps))
         with replacing(path) as temporary:
             draw_figure(temporary, layout, panels, heading, compared.legend, BAR)

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
+from mmseg_tome.engine.test_data import find_test_pipeline
+
 PADDING = 1.25  # mmpose's default in GetBBoxCenterScale
 
 
@@ -61,7 +63,7 @@ def person_view(box, aspect: float, padding: float) -> PersonView:
 
 def box_padding(cfg: Config) -> float:
     """What a config's test pipeline enlarges boxes by."""
-    for step in cfg.test_dataloader.dataset.pipeline:
+    for step in find_test_pipeline(cfg):
         if step["type"] == "GetBBoxCenterScale":
             return step.get("padding", PADDING)
     return PADDING

@@ -54,6 +54,15 @@ def test_every_variant_has_a_base(make, variant, known):
     assert cfg.test_dataloader.dataset.pipeline
 
 
+def test_the_size_of_images(make, tmp_path):
+    resize = make(checkpoint(outputs=4, input_size=(512, 640))).test_pipeline[1]
+    assert (resize.type, resize.scale, resize.keep_ratio) == ("Resize", (640, 512), False)
+    cfg = make(checkpoint(outputs=150, input_size=(512, 640)), "ade20k")
+    assert cfg.test_pipeline[1].keep_ratio  # the data set's own test
+    said = (tmp_path / "sub" / "config.py").read_text()
+    assert "# Elsewhere it is given images resized to 640x512, here those of ade20k's\n" in said
+
+
 def test_data_set_is_recognised(make):
     cfg = make(checkpoint(classes=CITYSCAPES, linear=False))
     assert cfg.test_dataloader.dataset.type == "CityscapesDataset"

@@ -8,7 +8,7 @@ import torch
 from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.formats.huggingface import RENAMING, RENAMING_5
 from mmseg_tome.checkpoints.reading import read_source
-from mmseg_tome.checkpoints.writing import write_hugging_face
+from mmseg_tome.checkpoints.writing import write, write_hugging_face
 from mmseg_tome.engine.checkpoint import load_from_local
 
 transformers = pytest.importorskip("transformers")
@@ -111,6 +111,54 @@ def test_imagenet_backbone(randomise, tmp_path, image):
     with torch.no_grad():
         expected = peer.segformer(image).last_hidden_state
         assert torch.equal(again(image).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({}, None),
+        (dict(size=512), (512, 512)),
+        (dict(size=dict(height=512, width=640)), (512, 640)),
+        (dict(size=[480, 640]), (480, 640)),
+        (dict(size=512, do_resize=False), None),
+    ],
+)
+def test_the_size_is_read_and_written(folder, tmp_path, settings, size):
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    checkpoint = read(folder)
+    assert checkpoint.input_size == size
+    write_hugging_face(checkpoint, tmp_path / "back")
+    again = transformers.SegformerImageProcessor.from_pretrained(tmp_path / "back")
+    assert again.do_resize == (size is not None)
+    assert size is None or (again.size["height"], again.size["width"]) == size
+    assert read(tmp_path / "back").input_size == size
+    for suffix in (".pth", ".safetensors"):
+        write(checkpoint, tmp_path / f"own{suffix}")
+        assert read(tmp_path / f"own{suffix}").input_size == size
+
+
+@pytest.mark.parametrize("size", [dict(shortest_edge=512), "512", 0, [1, 2, 3], dict(height=1)])
+def test_a_size_of_another_kind_is_named(folder, size):
+    (folder / "preprocessor_config.json").write_text(json.dumps(dict(size=size)))
+    with pytest.raises(ConversionError, match=r"preprocessor_config\.json has the size "):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "std"),
+    [
+        (dict(do_normalize=False), (0, 0, 0), (255, 255, 255)),
+        (dict(do_normalize=False, do_rescale=False), (0, 0, 0), (1, 1, 1)),
+        (dict(do_rescale=False, image_mean=[1, 2, 3], image_std=[4, 5, 6]), (1, 2, 3), (4, 5, 6)),
+        (dict(size=512), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        (dict(rescale_factor=1 / 127.5, image_mean=[1] * 3, image_std=[1] * 3), (127.5,) * 3, None),
+    ],
+)
+def test_what_is_switched_off_is_off(folder, settings, mean, std):
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    checkpoint = read(folder)
+    assert checkpoint.mean == pytest.approx(mean)
+    assert checkpoint.std == pytest.approx(std or mean)
 
 
 def test_normalisation_is_read(folder):

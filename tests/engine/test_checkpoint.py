@@ -24,12 +24,10 @@ class Malicious:
         return (Path.touch, (self.path,))
 
 
-@pytest.fixture(autouse=True, params=["this torch", "torch before 2.6"])
-def distrust(request, monkeypatch):
-    """Nothing is trusted, and both ways of loading are tried."""
+@pytest.fixture(autouse=True)
+def distrust(monkeypatch):
+    """Nothing is trusted."""
     monkeypatch.delenv(checkpoint.TRUST_VARIABLE, raising=False)
-    if request.param != "this torch":
-        monkeypatch.setattr(checkpoint, "TorchVersion", lambda version: (2, 5))
 
 
 def save(path: Path, content) -> str:

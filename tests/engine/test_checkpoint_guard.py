@@ -67,3 +67,27 @@ def test_the_config_text_of_a_checkpoint_never_reaches_the_runner(runner):
     loaded = dict(state_dict=Segmentor().state_dict(), meta=dict(config="raise", iter=3))
     CheckpointGuardHook().after_load_checkpoint(runner, loaded)
     assert loaded["meta"] == dict(iter=3)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("container", [None, "state_dict", "model", "model_state_dict"])
+def test_wrappers_are_taken_off(runner, prefix, container):
+    state = {f"{prefix}{key}": value for key, value in Segmentor().state_dict().items()}
+    checkpoint = state if container is None else {container: state, "epoch": 3}
+    CheckpointGuardHook().after_load_checkpoint(runner, checkpoint)
+    runner.model.load_state_dict(checkpoint.get("state_dict", checkpoint))
+
+
+def test_a_file_of_another_layout_says_how_it_is_converted(runner):
+    state = {"segformer.encoder.patch_embeddings.0.proj.weight": torch.ones(1)}
+    message = r"lacks 6 of 6 .* It is one of Hugging Face .*convert_checkpoint\.py some\.pth"
+    with pytest.raises(CheckpointError, match=message):
+        CheckpointGuardHook().after_load_checkpoint(runner, dict(state))
+    runner._train_loop = object.__new__(IterBasedTrainLoop)
+    with pytest.raises(CheckpointError, match=message):  # nothing of it would be trained on
+        CheckpointGuardHook().after_load_checkpoint(runner, dict(state))
+
+
+def test_a_file_without_weights(runner):
+    with pytest.raises(CheckpointError, match=r"no weights by name, but optimizer, epoch"):
+        CheckpointGuardHook().after_load_checkpoint(runner, dict(optimizer={}, epoch=3))

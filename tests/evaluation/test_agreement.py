@@ -89,6 +89,25 @@ def test_half_precision_and_binary_models():
     assert kl_divergence(p, q) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("names", [("crack",), ("background", "crack")])
+def test_a_single_channel_is_compared_by_what_it_says(agreement, names):
+    """Of the one class that a data set may name, 1 is it and 0 the rest."""
+    metric = agreement(names=names, per_class=True)
+    merged, unmerged = torch.tensor([[[1.0, 1, 0, 0]]]), torch.tensor([[[1.0, 0, 0, 1]]])
+    metric.reference = lambda batch: [
+        SimpleNamespace(
+            seg_logits=SimpleNamespace(data=unmerged * 0.8 + 0.1),
+            pred_sem_seg=SimpleNamespace(data=unmerged),
+        )
+    ]
+    data = dict(seg_logits=dict(data=merged * 0.8 + 0.1), pred_sem_seg=dict(data=merged))
+    metric.process({}, [data])
+    scores = metric.evaluate(1)
+    assert scores["agreement.pixels"] == 50.0
+    assert scores["agreement.IoU.crack"] == scores["agreement.IoU.background"] == 33.33
+    assert scores["agreement.KL"] > 0
+
+
 def test_without_the_hook_it_says_what_is_missing(agreement):
     from mmseg_tome.engine.errors import UserError
 

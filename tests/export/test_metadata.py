@@ -2,10 +2,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from mmseg_tome import __version__
 from mmseg_tome.engine.errors import UserError
-from mmseg_tome.export.metadata import Metadata, inference_config
+from mmseg_tome.export.metadata import LATER, Metadata, inference_config
 
 SIZE = (64, 96)
 
@@ -60,3 +61,40 @@ def test_sliding_windows_of_the_exported_size_stay(tiny):
     assert whole["model"]["test_cfg"] == dict(mode="whole")
     resize = whole["test_dataloader"]["dataset"]["pipeline"][1]
     assert resize == dict(type="Resize", scale=[32, 32], keep_ratio=True)
+
+
+def test_files_of_earlier_versions_are_of_three_channels(tiny, described):
+    metadata = described(*tiny(), SIZE)
+    strings = {k: v for k, v in metadata.to_strings().items() if k not in LATER}
+    assert Metadata.from_strings(strings, "f") == metadata
+    assert Metadata.from_strings(strings | dict.fromkeys(LATER, ""), "f") == metadata  # a .pt2's
+
+
+@pytest.fixture
+def of_channels(tiny, described):
+    """The metadata of a model for images of some channels, normalised by as many values."""
+
+    def build(channels: int, normalised: int):
+        cfg, network = tiny()
+        network.model.backbone.layers[0][0].projection = torch.nn.Conv2d(channels, 8, 7, 4, 3)
+        cfg.model.data_preprocessor.update(mean=[100.0] * normalised, std=[50.0] * normalised)
+        return described(cfg, network, SIZE)
+
+    return build
+
+
+@pytest.mark.parametrize(("channels", "normalised"), [(1, 1), (4, 1), (4, 4)])
+def test_images_of_other_channels(of_channels, channels, normalised):
+    metadata = of_channels(channels, normalised)
+    assert (metadata.channels, metadata.channel_order) == (channels, "as read")
+    image = np.full((32, 32, channels), 3000, np.uint16)
+    prepared = metadata.prepare(image[..., 0] if channels == 1 else image)
+    assert prepared.shape == (channels, 64, 96)
+    assert (prepared[:, :, :64] == (3000 - 100) / 50).all()
+    with pytest.raises(ValueError, match=f"an image of {channels} channels is expected"):
+        metadata.prepare(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_a_mean_of_other_channels_is_named(of_channels):
+    with pytest.raises(UserError, match="normalises 3 channels, its model takes images of 4"):
+        of_channels(4, 3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmseg_tome.export.parity import compare
+from mmseg_tome.export.parity import compare, decisions
 
 
 def outputs() -> np.ndarray:
@@ -45,3 +45,22 @@ def test_heatmaps_agree_by_their_peaks():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="expected"):
         compare(outputs()[:1], outputs(), "segmentation")
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5, 0.9])
+def test_a_single_channel_says_yes_or_no(threshold):
+    """The largest of one channel is always the first: every position would agree."""
+    a = np.random.default_rng(0).normal(size=(1, 1, 30, 40)).astype(np.float32)
+    found = compare(-a, a, "segmentation", threshold)
+    assert not found.holds()
+    level = 0.3 if threshold is None else threshold
+    same = (1 / (1 + np.exp(a)) > level) == (1 / (1 + np.exp(-a)) > level)
+    assert found.agreement == pytest.approx(same.mean())
+    assert found.agreement < 0.99
+    assert compare(a, a, "segmentation", threshold).agreement == 1
+
+
+@pytest.mark.parametrize(("threshold", "said"), [(0, True), (1, False), (-1, True), (2, False)])
+def test_a_threshold_at_either_end(threshold, said):
+    output = np.full((1, 1, 2, 3), 3.0, np.float32)
+    assert (decisions(output, "segmentation", threshold) == said).all()

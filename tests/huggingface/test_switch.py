@@ -160,7 +160,9 @@ def test_what_is_no_segformer_is_refused(tiny):
         with pytest.raises(TypeError, match=r"SegformerModel, SegformerForSemanticSegmentation or"):
             apply_merging(other, "fast")
     assert remove_merging(other_model) is other_model
-    with pytest.raises(TypeError, match=r"from a torch\.nn\.Module, got 'nvidia/mit-b0'"):
+    with pytest.raises(
+        TypeError, match=r"from a torch\.nn\.Module or a pipeline, got 'nvidia/mit-b0'"
+    ):
         remove_merging("nvidia/mit-b0")
 
 
@@ -214,3 +216,43 @@ def test_a_forward_that_something_else_replaced_is_left_alone(tiny):
         remove_merging(model)
     with torch.no_grad():
         assert output(model, images).isfinite().all()
+
+
+def test_a_pipeline_merges_as_its_model_does(tiny):
+    transformers = pytest.importorskip("transformers")
+
+    class Logits(transformers.Pipeline):
+        """As those of transformers, which need torchvision to read images."""
+
+        def _sanitize_parameters(self, **_):
+            return {}, {}, {}
+
+        def preprocess(self, image):
+            return dict(pixel_values=image)
+
+        def _forward(self, inputs):
+            return self.model(**inputs)
+
+        def postprocess(self, outputs):
+            return outputs.logits
+
+    model = tiny("SegformerForSemanticSegmentation")
+    expected = apply_merging(copy.deepcopy(model), "fast")
+    pipeline = Logits(model=model, image_processor=object(), device="cpu")
+    assert apply_merging(pipeline, "fast") is pipeline
+    images = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        unmerged = remove_merging(copy.deepcopy(model))(images).logits
+        assert torch.equal(pipeline(images), expected(images).logits)
+        assert not torch.equal(pipeline(images), unmerged)
+        assert remove_merging(pipeline) is pipeline
+        assert torch.equal(pipeline(images), unmerged)
+
+
+def test_what_holds_no_module_is_no_pipeline():
+    class Holder:
+        model = "a name"
+
+    for change in (lambda: apply_merging(Holder(), "fast"), lambda: remove_merging(Holder())):
+        with pytest.raises(TypeError, match="Holder"):
+            change()

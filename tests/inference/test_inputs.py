@@ -9,7 +9,15 @@ from PIL import Image
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.inference import inputs
-from mmseg_tome.inference.inputs import Item, Reader, Source, UnreadableError, find_sources
+from mmseg_tome.inference.inputs import (
+    Item,
+    Reader,
+    Source,
+    UnreadableError,
+    check_channels,
+    find_sources,
+)
+from mmseg_tome.models.errors import ModelInputError
 
 CONFIG = dict(type="LoadImageFromFile")
 
@@ -117,15 +125,31 @@ def test_damaged_images_are_refused(tmp_path, picture, suffix):
             read(path)
 
 
-def test_images_that_are_not_8_bit_colours_are_refused(tmp_path, picture):
+def test_images_of_other_kinds_are_as_the_config_reads_them(tmp_path, picture):
     path = tmp_path / "grey.png"
-    cv2.imwrite(str(path), picture[..., 0])
-    with pytest.raises(UnreadableError, match=r"reads it as uint8 \[40, 60\]"):
-        read(path, color_type="grayscale")
+    deep = picture[..., 0].astype(np.uint16) * 16
+    cv2.imwrite(str(path), deep)
+    (item,) = read(path, color_type="unchanged")
+    assert np.array_equal(item.image, deep)
+    assert item.picture.shape == (40, 60, 3)
+    assert item.picture.dtype == np.uint8
+    check_channels(item, 1)
+    with pytest.raises(ModelInputError, match=r"uint16 \[40, 60\], the model takes .* 3 channels"):
+        check_channels(item, 3)
+
+
+def test_a_pipeline_inherited_from_an_mm_package(tmp_path, picture):
+    """mmengine writes the package's scope into every step then."""
+    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    (item,) = read(tmp_path / "a.png", _scope_="mmseg")
+    assert np.array_equal(item.image, picture)
 
 
 def test_a_config_without_a_loader():
+    dataset = dict(type="A", pipeline=[dict(type="PackSegInputs")])
     with pytest.raises(UserError, match="needs LoadImageFromFile in test_dataloader"):
+        Reader(Config(dict(test_dataloader=dict(dataset=dataset))))
+    with pytest.raises(UserError, match="has no test data"):
         Reader(Config(dict()))
 
 

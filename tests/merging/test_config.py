@@ -8,6 +8,7 @@ from mmseg_tome.merging import (
     NeighbourMerging1D,
     NeighbourMerging2D,
     TomeConfigError,
+    merges,
     parse_tome_cfg,
     register_strategy,
     split_auto,
@@ -45,9 +46,43 @@ def test_proportional_presets_differ_in_that_alone(name):
     assert [stage._replace(proportional=False) for stage in weighted] == parse_tome_cfg(name)
 
 
-@pytest.mark.parametrize("tome_cfg", [None, [{}, {}, {}, {}], [None, {}, {"q": None}, {}]])
+@pytest.mark.parametrize(
+    "tome_cfg",
+    [
+        None,
+        "none",
+        "None",
+        "none-auto",
+        {"auto": "none"},
+        {"auto": None},
+        [{}, {}, {}, {}],
+        [None, {}, {"q": None}, {}],
+        ["none", {}, {"q": "none", "kv": "none"}, {"q_mode": "none", "q_r": 0.5}],
+    ],
+)
 def test_no_merging(tome_cfg):
     assert parse_tome_cfg(tome_cfg) == [(NONE, NONE, 1, False)] * 4
+
+
+def test_whether_anything_is_to_merge():
+    for tome_cfg in (None, "none", "none-auto", {"auto": None}, {"auto": "none"}):
+        assert not merges(tome_cfg)
+    for tome_cfg in ("hq", "hq-auto", {"auto": "hq"}, [{}] * 4, {"unknown": 1}):
+        assert merges(tome_cfg)
+
+
+@pytest.mark.parametrize("base", ["'hq'", "dict(auto='hq')", "[dict(q=None)] * 4"])
+@pytest.mark.parametrize("none", ["'none'", "None"])
+def test_none_is_inherited_over_anything(base, none, tmp_path):
+    Config = pytest.importorskip("mmengine.config").Config
+    (tmp_path / "base.py").write_text(f"model = dict(backbone=dict(tome_cfg={base}))")
+    (tmp_path / "mine.py").write_text(
+        f"_base_ = 'base.py'\nmodel = dict(backbone=dict(tome_cfg={none}))"
+    )
+    assert not merges(Config.fromfile(tmp_path / "mine.py").model.backbone.tome_cfg)
+    cfg = Config.fromfile(tmp_path / "base.py")
+    cfg.merge_from_dict({"model.backbone.tome_cfg": "none"})
+    assert not merges(cfg.model.backbone.tome_cfg)
 
 
 def test_nested_form():

@@ -8,6 +8,7 @@ from mmseg_tome.merging import (
     AlternatingMatching,
     BipartiteMatching,
     Identity,
+    MergingStrategy,
     NeighbourMerging1D,
     NeighbourMerging2D,
 )
@@ -172,3 +173,42 @@ def test_index_maps_built_in_inference_mode_serve_training():
 def test_bad_settings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("tokens", [60, 65, 0])
+@pytest.mark.parametrize("strategy", EVERY, ids=repr)
+def test_tokens_of_another_grid_are_refused(strategy, tokens):
+    with pytest.raises(ValueError, match=rf"\(2, {tokens}, 4\) .* grid of 8x8.*\[B, 64, C\]"):
+        strategy(torch.randn(2, tokens, 4), (8, 8))
+
+
+@pytest.mark.parametrize("strategy", EVERY, ids=repr)
+def test_a_feature_map_is_no_tokens(strategy):
+    with pytest.raises(ValueError, match=r"\(2, 64, 8, 8\) .* grid of 8x8"):
+        strategy(torch.randn(2, 64, 8, 8), (8, 8))
+
+
+def test_a_strategy_of_ones_own_is_given_no_other_tokens():
+    class Mine(MergingStrategy):
+        def __call__(self, metric, hw):
+            return "called"
+
+        def num_slots(self, hw):
+            return 1
+
+    assert Mine()(torch.zeros(1, 6, 2), (2, 3)) == "called"
+    with pytest.raises(ValueError, match="grid of 2x2"):
+        Mine()(torch.zeros(1, 6, 2), (2, 2))
+
+
+@pytest.mark.parametrize("strategy", EVERY, ids=repr)
+def test_a_trace_serves_other_images_and_batches(strategy):
+    """`index_fill` with a bool hits an assertion inside of `torch.jit.trace`."""
+
+    def merge(x):
+        slots = strategy(x, (9, 11))
+        return slots.unmerge_add(slots.merge(x), x)
+
+    x = torch.randn(4, 99, 6)
+    traced = torch.jit.trace(merge, torch.randn(1, 99, 6))
+    torch.testing.assert_close(traced(x), merge(x))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmseg_tome.models import layers
-from mmseg_tome.models.layers import MixFFN, linear
+from mmseg_tome.models.layers import DropPath, MixFFN, linear
 
 
 @pytest.fixture
@@ -83,3 +83,21 @@ def test_where_gradients_are_computed_a_product_is_a_product(monkeypatch):
     x = torch.randn(1, 700, 48, requires_grad=True)
     linear(x, torch.randn(80, 48)).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("drop_prob", [0.0, 0.5, 1.0])
+def test_drop_path_drops_or_scales_whole_samples(drop_prob):
+    x = torch.ones(2000, 3, 2, requires_grad=True)
+    out = DropPath(drop_prob).train()(x)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(grad, out)  # also where all is dropped: 0, not 0 / 0
+    kept = out[:, 0, 0]
+    assert torch.equal(out, kept[:, None, None].expand_as(out))
+    assert set(kept.tolist()) <= {0.0, 1 / (1 - drop_prob) if drop_prob < 1 else 0.0}
+    assert abs((kept == 0).float().mean() - drop_prob) < 0.05
+
+
+@pytest.mark.parametrize("drop_prob", [-0.1, 1.1, float("nan")])
+def test_drop_path_takes_a_probability(drop_prob):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        DropPath(drop_prob)

@@ -181,6 +181,7 @@ def test_out_indices_select_stages(tiny):
     every = run(tiny(), image)
     some = tiny(out_indices=(1, 3))
     assert [out.shape for out in run(some, image)] == [every[1].shape, every[3].shape]
+    assert [out.shape for out in run(tiny(out_indices=(-1,)), image)] == [every[3].shape]
 
 
 @pytest.mark.parametrize("tome_cfg", [*PRESETS, ALL])
@@ -218,7 +219,9 @@ def test_smallest_image(tiny, down_sample):
     ("kwargs", "message"),
     [
         (dict(num_layers=[1, 2]), "num_layers has 2 entries for 4 stages"),
-        (dict(out_indices=(0, 4)), "beyond the 4 stages"),
+        (dict(out_indices=(0, 4)), r"out_indices \(0, 4\) must name .* of the 4 stages, 0 to 3"),
+        (dict(out_indices=(-5,)), "must name one or more of the 4 stages"),
+        (dict(out_indices=()), "must name one or more of the 4 stages"),
         (dict(pretrained="a.pth", init_cfg=dict(type="Pretrained")), "cannot be set at the same"),
     ],
 )

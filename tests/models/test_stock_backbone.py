@@ -279,3 +279,29 @@ def test_an_image_that_is_too_small_is_refused(name):
     model.eval()
     with pytest.raises(ImageSizeError, match=r"2x16 tokens.* reduces 8x8"):
         run(model, torch.randn(1, 3, 8, 64))
+
+
+@each_backbone
+def test_an_out_index_of_minus_one_is_the_last(name):
+    last = build(name).levels()[0] - 1
+    model, expected = (build_with(name, out_indices=(i,)) for i in (-1, last))
+    for each in (model, expected):
+        each.eval()  # mmseg's ViT does not return itself
+    expected.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        outs = [list(m(torch.ones(1, 3, *SIZE))) for m in (model, expected)]
+    assert len(outs[0]) == 1
+    torch.testing.assert_close(*outs)
+
+
+@each_backbone
+def test_out_indices_that_are_not_there_are_refused(name):
+    with pytest.raises(ValueError, match=r"out_indices .* must name one or more of the 4"):
+        build_with(name, out_indices=(-9,))
+
+
+def build_with(name, **changed):
+    package, args = BACKBONES[name]
+    if not compat.has(package):
+        pytest.skip(f"{name} is {package}'s")
+    return getattr(models, name)(**args | changed)

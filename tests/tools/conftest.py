@@ -105,6 +105,22 @@ def write_segmentor(repo) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def join_test_data() -> Callable[[Path, Path], Path]:
+    """Write a config like another, whose test data is that config's, twice, as a ConcatDataset."""
+
+    def write(base: Path, path: Path) -> Path:
+        path.write_text(
+            f"_base_ = {str(base)!r}\n"
+            "part = {{_base_.test_dataloader.dataset}}\n"
+            "joined = dict(_delete_=True, type='ConcatDataset', datasets=[part, part])\n"
+            "test_dataloader = dict(dataset=joined)\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def environment(repo) -> dict[str, str]:
     """Environment of a tool's process: this checkout first, this interpreter as `python`."""
     interpreter = str(Path(sys.executable).parent)

@@ -1,7 +1,10 @@
 """What a user reads after a mistake: one line that names it, and a non-zero exit code."""
 
 import os
+import shutil
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +45,40 @@ def test_a_base_file_is_not_a_config(mistake):
 def test_unknown_preset(mistake, camvid_options, value, message, camvid_config):
     option = f"model.backbone.tome_cfg={value}"
     assert message in mistake("train.py", camvid_config, *camvid_options, option)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.backbone.tome_cgf=hq", "MixVisionTransformer takes no tome_cgf; is it tome_cfg?"),
+        ("model.backbne.tome_cfg=hq", "has no model.backbne; is it model.backbone?"),
+        ("model.decode_head.num_clases=11", "SegformerHead takes no num_clases; is it num_classes"),
+        (
+            "model.backbone.type=mmseg_tome.MixVisionTransfomer",
+            "no class mmseg_tome.MixVisionTransfomer among mmseg::model; is it "
+            "mmseg_tome.MixVisionTransformer?",
+        ),
+        ("train_dataloader.dataset.pipeline.99.scale=1", "the list has 7 entries"),
+        (
+            "train_dataloader.dataset.pipeline.3.crop_sice=(1,1)",
+            "RandomCrop takes no crop_sice; is it crop_size?",
+        ),
+    ],
+)
+def test_misspelt_keys_and_classes(mistake, camvid_options, camvid_config, option, message):
+    assert message in mistake("train.py", camvid_config, *camvid_options, option)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_base_ = 'nowhere.py'", "nowhere.py does not exist"),
+        ("model = dict(\n", "was never closed (line 1)"),
+    ],
+)
+def test_configs_that_cannot_be_read(mistake, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    assert message in mistake("test.py", tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +130,23 @@ def test_wrong_class_count(mistake, checkpoint, camvid_options, camvid_config):
     path = checkpoint(nineteen_classes)
     line = mistake("test.py", camvid_config, path, *camvid_options)
     assert "it has 19 classes, the model has 11" in line
+
+
+@pytest.mark.parametrize("classes", [5, 19])
+def test_a_head_for_other_classes_than_the_data(mistake, camvid_options, camvid_config, classes):
+    option = f"model.decode_head.num_classes={classes}"
+    line = mistake("train.py", camvid_config, *camvid_options, option)
+    assert f"CamVidDataset has 11 classes, the model predicts {classes}: set model.decode" in line
+
+
+def test_labels_of_0_and_255(mistake, camvid, camvid_options, camvid_config, tmp_path):
+    shutil.copytree(camvid, tmp_path / "data")
+    for path in (tmp_path / "data/labels/train").iterdir():
+        label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), (label > 2).astype(np.uint8) * 255)
+    option = f"train_dataloader.dataset.data_root={tmp_path / 'data'}"
+    line = mistake("train.py", camvid_config, *camvid_options, option)
+    assert "CamVidDataset: the 4 labels looked at hold nothing but 0, 255" in line
 
 
 def test_a_checkpoint_of_another_model(mistake, checkpoint, camvid_options, camvid_config):

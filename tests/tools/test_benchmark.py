@@ -492,3 +492,12 @@ def test_other_backbones_have_no_peer(repo):
     (model,) = cases.config_models([str(repo / "configs/twins/twins_svt_s_hq_ade20k.py")])
     with pytest.raises(cases.UsageError, match=r"no peer of .*: pass --no-peer"):
         cases.build(model, {}, of_peer=True)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_have_the_models_channels(channels):
+    model = cases.preset_model("b0", ["n2d"])
+    model.backbone["in_channels"] = channels
+    found = outputs(model, model.variants, size=(64, 96))
+    assert set(found) == {("n2d", "ours"), ("n2d", "peer")}
+    torch.testing.assert_close(found["n2d", "ours"], found["n2d", "peer"], rtol=1e-3, atol=1e-4)

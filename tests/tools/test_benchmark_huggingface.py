@@ -70,3 +70,14 @@ def test_a_model_that_computes_something_else_is_not_timed(tool, monkeypatch):
     code, out, errors = tool("--size", "64x64", "--rounds", "1", "--presets", "hq")
     assert (code, out) == (2, "")
     assert "without merging the outputs differ" in errors
+
+
+def test_a_model_of_four_channels_is_timed(tool, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(hidden_sizes=[8, 16, 40, 64], depths=[1] * 4, num_attention_heads=[1, 2, 5, 8])
+    config = transformers.SegformerConfig(num_channels=4, decoder_hidden_size=16, **sizes)
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    args = ["--model", str(tmp_path), "--size", "64x96", "--rounds", "1", "--presets", "n2d"]
+    code, out, errors = tool(*args)
+    assert code == 0, errors
+    assert "n2d" in out

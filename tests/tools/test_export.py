@@ -119,10 +119,38 @@ def test_infer_runs_the_exported_segmentor(tool, segmenter, images, tmp_path, na
     assert (shown / found["images"][0]["overlay"]).is_file()
 
 
+def test_a_file_for_any_size_runs_as_the_config_does(tool, segmenter, images, tmp_path):
+    model, folder = tmp_path / "model.onnx", tmp_path / "images"
+    folder.mkdir()
+    for number, path in enumerate(sorted(images.iterdir())):
+        image = cv2.imread(str(path))  # 360x480
+        cv2.imwrite(str(folder / path.name), image[: 300 + 20 * number, : 400 - 30 * number])
+    keep = "test_dataloader.dataset.pipeline.1.scale_factor=1.0"
+    no_scale = "test_dataloader.dataset.pipeline.1.scale=None"
+    options = ["--cfg-options", keep, no_scale]
+    assert tool("infer", folder, *segmenter, *options, "--out", tmp_path / "a")[0] == 0
+    code, out, errors = tool("export", *segmenter, *options, "--dynamic-size", "--size",
+        "288x320", "--out", model)  # fmt: skip
+    assert (code, errors) == (0, [])
+    assert "image-like, 256x256: " in out
+    assert "any size from 256x256 pixels" in out
+    assert tool("infer", folder, "--model", model, "--out", tmp_path / "b")[0] == 0
+    for entry, other in zip(
+        results(tmp_path / "a")["images"], results(tmp_path / "b")["images"], strict=True
+    ):
+        labels = cv2.imread(str(tmp_path / "a" / entry["labels"]), cv2.IMREAD_UNCHANGED)
+        found = cv2.imread(str(tmp_path / "b" / other["labels"]), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == found.shape == (entry["height"], entry["width"])
+        assert (labels == found).mean() > 0.99
+
+
 @needs_mmpose
 def test_infer_runs_the_exported_pose_model(tool, trained, shared, tmp_path):
     estimator, path = trained(POSE), tmp_path / "model.onnx"
     assert tool("export", *estimator, "--out", path)[0] == 0  # the codec knows the size
+    code, _, errors = tool("export", *estimator, "--out", tmp_path / "any.onnx", "--dynamic-size")
+    assert code == 2
+    assert errors == ["error: --dynamic-size is for segmentation: a pose codec has one size"]
     persons = shared / "data" / "coco_sample"
     inputs = [*sorted(persons.glob("*.jpg"))[:2], "--boxes", persons / "test_coco.json"]
     assert tool("infer", *inputs, "--model", path, "--out", tmp_path / "a")[0] == 0
@@ -179,6 +207,8 @@ def refusal(tool, segmenter, tmp_path):
         (["--size", "16x16"], "an image of 16x16 pixels is too small"),
         (["--out", "model.pt2"], "ends in .onnx"),
         (["--format", "torch-export"], "ends in .pt2"),
+        (["--int8", "--dynamic-size"], "--int8 is for images of one size"),
+        (["--dynamic-size", "--size", "64x64"], "takes images from 256x256 pixels on, and 64x64"),
         (["--int8", "--half"], "--int8 is for --format onnx without --half"),
         (["--calibration", "."], "--calibration is for --int8"),
         (["--int8", "--calibration", "missing"], "--calibration missing is no folder"),
@@ -252,3 +282,23 @@ def test_the_benchmark_compares_presets_in_one_run(tool, segmenter):
         code, _, errors = tool("benchmark_export", *segmenter[:2], *args)
         assert code == 2
         assert message in errors[0]
+
+
+def test_a_file_that_names_code_to_run_is_refused(tool, segmenter, images, tmp_path):
+    """mmengine would call whatever a `type` names; a stranger's file may name anything."""
+    import onnx
+
+    path, mark = tmp_path / "model.onnx", tmp_path / "mark"
+    assert tool("export", *segmenter, "--size", "64x64", "--out", path)[0] == 0
+    model = onnx.load(path)
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    inference = json.loads(properties["inference"])
+    step = dict(type="subprocess.Popen", args=["touch", str(mark)])
+    inference["test_dataloader"]["dataset"]["pipeline"].insert(1, step)
+    onnx.helper.set_model_props(model, properties | dict(inference=json.dumps(inference)))
+    onnx.save(model, path)
+    code, _, errors = tool("infer", images, "--model", path, "--out", tmp_path / "out")
+    assert code == 2
+    (error,) = errors
+    assert "names 'subprocess.Popen', which is nothing that the mm packages have" in error
+    assert not mark.exists()

@@ -1,11 +1,12 @@
 """`tools/infer.py` on real images: what mm's own functions give, and what a user reads."""
 
-import argparse
+import functools
 import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -230,13 +231,13 @@ def test_a_gpu_runs_the_network_as_told(repo, monkeypatch, warned, given, config
 
     def accelerate(model, **options):
         assert model == "network"
-        return argparse.Namespace(summary=repr(options))
+        return SimpleNamespace(summary=repr(options))
 
     monkeypatch.setattr(tool, "accelerate", accelerate)
     args = tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
     hook = dict(type="mmseg_tome.FastInferenceHook", **configured)
     cfg = Config(dict(model={}, default_hooks=dict(fast_inference=hook)))
-    tool.speed_up(args, cfg, argparse.Namespace(model="network"), gpu=True)
+    tool.speed_up(args, cfg, SimpleNamespace(model="network"), gpu=True)
     assert warned == [repr(wanted)]
 
 
@@ -394,6 +395,31 @@ def test_images_too_small_for_the_network(infer, images, segmenter, tmp_path):
     assert (out / "results.json").read_text() == "of an earlier run"
 
 
+def test_an_overlay_too_wide_for_a_jpeg_does_not_end_the_run(infer, images, segmenter, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.full((64, 65600, 3), 80, np.uint8))
+    shutil.copy(images / "b.jpg", folder)
+    size = "test_dataloader.dataset.pipeline.1.scale=(128,64)"
+    keep = "test_dataloader.dataset.pipeline.1.keep_ratio=False"
+    code, errors = infer(folder, *segmenter[:-1], size, keep, "--out", out)
+    assert (code, errors) == (0, [])
+    overlays = [entry["overlay"] for entry in results(out)["images"]]
+    assert overlays == ["overlays/in/a.png", "overlays/in/b.jpg"]
+    assert cv2.imread(str(out / overlays[0])).shape == (64, 65600, 3)
+
+
+def test_joined_test_data(infer, images, segmenter, camvid_config, join_test_data, tmp_path):
+    config = join_test_data(camvid_config, tmp_path / "joined.py")
+    small = segmenter[-1].replace("dataset.", "dataset.datasets.0.")
+    call = ("--config", config, *segmenter[2:5], small)
+    assert infer(images, *call, "--out", tmp_path / "joined") == (0, [])
+    assert infer(images, *segmenter, "--out", tmp_path / "alone") == (0, [])
+    for entry in results(tmp_path / "alone")["images"]:
+        one, two = (cv2.imread(str(tmp_path / f / entry["labels"])) for f in ("joined", "alone"))
+        assert np.array_equal(one, two)
+
+
 def test_wrong_inputs(mistake, images, segmenter, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.txt").touch()
@@ -472,12 +498,12 @@ def test_wrong_boxes(mistake, images, persons, segmenter, estimator, tmp_path):
 def test_the_configs_checkpoint_and_a_trusted_one(infer, images, segmenter, tmp_path):
     path, out = tmp_path / "trusted.pth", tmp_path / "out"
     state = torch.load(segmenter[3], weights_only=True)["state_dict"]
-    meta = dict(args=argparse.Namespace(), dataset_meta=dict(classes=[*"abcdefghijk"]))
+    meta = dict(args=functools.partial(print), dataset_meta=dict(classes=[*"abcdefghijk"]))
     torch.save(dict(state_dict=state, meta=meta), path)
     given = [images / "a.jpg", *segmenter[:2], "--out", out, "--cfg-options", f"load_from={path}"]
     code, (line,) = infer(*given, SMALL)
     assert code == 2
-    assert "Namespace" in line
+    assert "functools.partial" in line
     assert infer(*given, SMALL, "--trust-checkpoint") == (0, [])
     found = results(out)
     assert found["checkpoint"] == str(path)

@@ -268,7 +268,7 @@ def test_fewer_images_are_noted(data):
     [
         (["jbd", "--rows", "downsample"], "no row 'downsample' in this table; allowed: none, hq"),
         (["ade20k", "--cfg-options", "oops"], "--cfg-options oops: not of the form key=value"),
-        (["ade20k", "--cfg-options", "train_dataloader.dataset.pipeline.99.x=1"], "do not fit"),
+        (["ade20k", "--cfg-options", "train_dataloader.dataset.pipeline.99.x=1"], "has 7 entries"),
         (["ade20k", "--gpus", "3", "--device", "cpu"], "batch of 8: allowed are 1, 2, 4, 8"),
         (["ade20k", "--gpus", "0"], "--gpus must be at least 1, not 0"),
         (["ade20k", "--device", "tpu"], "--device tpu: use cpu, cuda or cuda:N"),

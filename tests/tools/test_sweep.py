@@ -216,6 +216,7 @@ def test_a_damaged_row_is_done_again(place, tmp_path, capsys):
         (["--model", "b1", "x.py", "no.pth"], "checkpoint no.pth does not exist"),
         (["--data-root", "nowhere"], "To get CamVid: download"),
         (["--out", "/dev/null/x"], "/dev/null/x"),
+        (["--cfg-options", "model.backbone.tome_cfg=hd"], "unknown preset 'hd' in tome_cfg"),
     ],
 )
 def test_a_mistake_is_one_line_before_any_work(place, tmp_path, capsys, more, message):

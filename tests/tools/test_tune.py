@@ -1,6 +1,7 @@
 """The search as a user runs it, on a tiny model and tiny images."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -191,6 +192,41 @@ def test_images_and_checkpoints_that_cannot_be_used_are_named(place, tmp_path, c
     labels = ["--labels", str(folder)]
     assert tune.main([*bad, *labels]) == 2
     assert f"labels in {folder} do not fit" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_named_and_left_out(place, tmp_path, capsys, reached):
+    folder = tmp_path / "images"
+    shutil.copytree(place / "data/images/val", folder)
+    whole = (folder / "a.png").read_bytes()
+    (folder / "a.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "b.png").write_bytes(b"no image")
+    call = arguments(place, tmp_path / "out", "--images", str(folder), "--target", "1.5x")
+    assert tune.main(call) == 0
+    said = capsys.readouterr()
+    assert f"left out: cannot read {folder / 'a.png'}: it cannot be read" in said.err
+    assert f"left out: cannot read {folder / 'b.png'}: " in said.err
+    found = json.loads((tmp_path / "out/pareto.json").read_text())["images"]
+    assert found["searched"] + found["held_out"] == 4
+
+
+def test_joined_test_data(place, tmp_path, capsys, reached, join_test_data):
+    config = join_test_data(place / "tiny.py", tmp_path / "joined.py")
+    both = [*arguments(place, tmp_path / "out", "--data", "test", "--target", "1.5x")]
+    assert tune.main([*both, "--config", str(config)]) == 0
+    found = json.loads((tmp_path / "out/pareto.json").read_text())["images"]
+    assert found["searched"] + found["held_out"] == 12
+    images = unlabelled(place, tmp_path / "images", "--target", "1.5x")
+    assert tune.main([*images, "--config", str(config)]) == 0
+    labels = ("--labels", str(place / "data/labels/val"))
+    images = unlabelled(place, tmp_path / "labels", "--target", "1.5x", *labels)
+    assert tune.main([*images, "--config", str(config)]) == 0
+
+
+def test_a_misspelt_preset_is_one_line(place, tmp_path, capsys):
+    options = ("--cfg-options", "model.backbone.tome_cfg=hd")
+    assert tune.main(unlabelled(place, tmp_path, "--target", "2x", *options)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tune.py: error: unknown preset 'hd' in tome_cfg; allowed: fast, ")
 
 
 def test_without_optuna_it_says_what_to_install(place, tmp_path, capsys, monkeypatch):

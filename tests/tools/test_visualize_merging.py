@@ -301,6 +301,14 @@ def test_a_stock_config_takes_a_preset(visualize, drawn, images, segmenter, tmp_
     assert len(drawn["a.jpg"][1]) == 12
 
 
+def test_joined_test_data(visualize, images, segmenter, camvid_config, join_test_data, tmp_path):
+    config = join_test_data(camvid_config, tmp_path / "joined.py")
+    small = segmenter[-1].replace("dataset.", "dataset.datasets.0.")
+    call = ("--config", config, *segmenter[2:5], small)
+    assert visualize(images / "a.jpg", *call, "--out", tmp_path / "out") == (0, [])
+    assert files(tmp_path / "out") == ["a_merging.png"]
+
+
 def test_wrong_inputs_and_places(mistake, visualize, images, segmenter, tmp_path):
     assert "no.jpg does not exist" in mistake("no.jpg", *segmenter)
     (tmp_path / "a.mp4").touch()

@@ -77,9 +77,10 @@ class Case:
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.settings.autocast)
 
     def image(self) -> Tensor:
-        """A fixed random input, ``[batch, 3, H, W]``."""
+        """A fixed random input, ``[batch, C, H, W]``."""
         generator = torch.Generator().manual_seed(0)
-        image = torch.randn(self.batch, 3, *self.size, generator=generator)
+        channels = self.model.backbone.get("in_channels", 3)
+        image = torch.randn(self.batch, channels, *self.size, generator=generator)
         return image.to(self.device, self.element)
 
     def place(self, weights: Weights) -> Weights:

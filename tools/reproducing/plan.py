@@ -267,10 +267,7 @@ def _effective(config: Path, options: Sequence[str], settings: Settings) -> Conf
     launch.add_config_arguments(parser)
     args = parser.parse_args(["--cfg-options", *options] if options else [])
     args.config, args.trust_checkpoint = str(config), settings.trust_checkpoint
-    try:
-        return launch.read_config(args)
-    except (LookupError, TypeError, AttributeError, AssertionError) as error:
-        raise UserError(f"--cfg-options do not fit {config.name}: {error}") from None
+    return launch.read_config(args)
 
 
 def _tool(name: str, gpus: int, *positional: str) -> tuple[str, ...]:

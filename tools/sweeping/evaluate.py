@@ -13,6 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from mmseg_tome.engine.label_check import check_class_count
+
 from .images import Images
 from .network import Network
 from .scores import ScoreOptions, Scorer
@@ -37,11 +39,17 @@ class Judge:
         images: What it sees.
         batch: Images that run together.
         scorer: Of the images; made with default options if None.
+
+    Raises:
+        DataError: The network predicts other classes than the images have.
     """
 
     def __init__(
         self, network: Network, images: Images, batch: int = 1, scorer: Scorer | None = None
     ) -> None:
+        head = getattr(network.model, "decode_head", None)
+        if isinstance(getattr(head, "num_classes", None), int):
+            check_class_count(head, images.classes, "decode_head", "the data set")
         self.network = network
         self.images = images
         self.batch = batch

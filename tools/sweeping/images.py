@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from mmseg_tome.engine.errors import DataError
+from mmseg_tome.engine.errors import DataError, UserError
+from mmseg_tome.engine.test_data import base_datasets, change_pipelines
 
 
 class Samples:
@@ -61,13 +64,15 @@ class Images(Samples):
         limit: Take every n-th image, so that no more than this many are left; None takes all.
         workers: Threads that read.
         on_image: Called as each image is there.
+        skip_broken: Whether images that cannot be read are named and left out.
 
     Attributes:
         labels: Their labels, `[H, W]` each.
         classes: Names of the classes.
 
     Raises:
-        DataError: The data is not there; the message says how to get it if that is known.
+        DataError: The data is not there; the message says how to get it if that is known. Or an
+            image of it cannot be read.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Images(Samples):
         limit: int | None = None,
         workers: int = 4,
         on_image: Callable[[], None] = lambda: None,
+        skip_broken: bool = False,
     ) -> None:
         dataset = build_dataset(dataset_config(cfg, scale))
         chosen = chosen_images(len(dataset), limit)
@@ -86,10 +92,13 @@ class Images(Samples):
             on_image()
             return sample
 
-        with ThreadPoolExecutor(workers) as pool:
-            super().__init__(list(pool.map(read, chosen)))
+        super().__init__(
+            read_all(
+                read, chosen, workers, lambda i: dataset.get_data_info(i)["img_path"], skip_broken
+            )
+        )
         self.classes = list(dataset.metainfo["classes"])
-        self.ignore_index = dataset.ignore_index
+        self.ignore_index = first_of(dataset).ignore_index
         self.labels = []
         for sample in self.samples:
             data_sample = sample["data_samples"]
@@ -120,9 +129,13 @@ def dataset_config(cfg: Config, scale: float | None = 1) -> dict:
     dataset = cfg.test_dataloader.dataset.to_dict()
     if scale is None:
         return dataset
-    load, *steps = (s for s in dataset["pipeline"] if not s["type"].endswith("Resize"))
-    resize = dict(type="Resize", scale_factor=float(scale), keep_ratio=True)
-    return dataset | {"pipeline": [load, resize, *steps]}
+
+    def resized(pipeline: list[dict]) -> list[dict]:
+        load, *steps = (s for s in pipeline if not s["type"].endswith("Resize"))
+        resize = dict(type="Resize", scale_factor=float(scale), keep_ratio=True)
+        return [load, resize, *steps]
+
+    return change_pipelines(dataset, resized)
 
 
 def build_dataset(dataset: dict) -> BaseSegDataset:
@@ -136,8 +149,55 @@ def build_dataset(dataset: dict) -> BaseSegDataset:
     except FileNotFoundError as error:
         raise DataError(f"{error} (--data-root names another place)") from None
     if not len(built):
-        raise DataError(f"no image in {dataset.get('data_root')} (--data-root names another place)")
+        roots = ", ".join(str(part.get("data_root")) for part in base_datasets(dataset))
+        raise DataError(f"no image in {roots} (--data-root names another place)")
     return built
+
+
+def read_all(
+    read: Callable[[int], dict],
+    chosen: Sequence[int],
+    workers: int,
+    name: Callable[[int], object],
+    skip: bool,
+) -> list[dict]:
+    """Read images in threads; what cannot be read is left out and named, or ends it.
+
+    Args:
+        read: Reads the image of an index.
+        chosen: The indices.
+        workers: Threads.
+        name: File of an index, for messages.
+        skip: Whether to leave out.
+
+    Raises:
+        DataError: An image cannot be read, or none can.
+    """
+
+    def attempt(i: int) -> dict | DataError:
+        try:
+            return read(i)
+        # mmcv asserts; decoders and transforms have errors of their own for what is damaged.
+        except (OSError, ValueError, AssertionError, RuntimeError, UserError, cv2.error) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return DataError(f"cannot read {name(i)}: {reason}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = list(pool.map(attempt, chosen))
+    failed = [each for each in found if isinstance(each, DataError)]
+    samples = [each for each in found if not isinstance(each, DataError)]
+    if failed and not (skip and samples):
+        raise failed[0]
+    for each in failed:
+        print(f"left out: {each}", file=sys.stderr)
+    return samples
+
+
+def first_of(dataset):
+    """The data set itself, or the first of those that are joined in it."""
+    while hasattr(dataset, "datasets"):
+        dataset = dataset.datasets[0]
+    return dataset
 
 
 def chosen_images(number: int, limit: int | None) -> list[int]:

@@ -9,6 +9,7 @@ import torch
 from benchmarking import measure
 from torch import Tensor, nn
 
+from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, install
 from mmseg_tome.runtime.precision import DTYPES, to_half
@@ -51,7 +52,7 @@ def time_settings(
         for part in (model.backbone, model.decode_head):
             to_half(part, DTYPES[dtype])
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(batch, 3, *hw, generator=generator).to(device)
+    image = torch.randn(batch, image_channels(model), *hw, generator=generator).to(device)
     # Only one graph runs at a time: all share their memory.
     capture = CudaGraphs()
     networks, forwards = [], []

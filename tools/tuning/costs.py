@@ -16,6 +16,7 @@ from sweeping.settings import NONE
 from sweeping.timing import with_setting
 from torch import Tensor, nn
 
+from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.graphs import CudaGraphs, Graphed
 from mmseg_tome.runtime.precision import DTYPES, to_half
 
@@ -118,7 +119,8 @@ class StageTimes:
     def _whole(self) -> tuple[Callable, Tensor]:
         """The network without merging and its input."""
         network = with_setting(self.model, NONE)
-        return lambda x: network.decode_head(network.backbone(x)), self._random(3, *self.hw)
+        x = self._random(image_channels(network), *self.hw)
+        return lambda x: network.decode_head(network.backbone(x)), x
 
     def _stage(self, stage: int, choice: Choice) -> tuple[Callable, Tensor]:
         """The blocks of a stage under a choice and their input."""

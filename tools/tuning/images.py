@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from sweeping.images import Images, Samples, chosen_images, dataset_config
+from sweeping.images import Images, Samples, chosen_images, dataset_config, read_all
 
 from mmseg_tome.engine.errors import DataError
-from mmseg_tome.inference.inputs import find_sources
+from mmseg_tome.engine.test_data import with_one_test_dataset
+from mmseg_tome.inference.inputs import check_complete, find_sources
 
 
 class FolderImages(Samples):
@@ -24,7 +24,7 @@ class FolderImages(Samples):
         workers: Threads that read.
 
     Raises:
-        UserError: The folder has no images, or one cannot be read.
+        UserError: The folder has no images, or none of them can be read.
     """
 
     def __init__(
@@ -35,18 +35,16 @@ class FolderImages(Samples):
         limit: int | None = None,
         workers: int = 4,
     ) -> None:
-        steps = dataset_config(cfg, scale)["pipeline"]
+        steps = dataset_config(with_one_test_dataset(cfg), scale)["pipeline"]
         pipeline = Compose([s for s in steps if not s["type"].endswith("LoadAnnotations")])
         paths = [s.path for s in find_sources([str(folder)]) if not s.is_video]
 
         def read(i: int) -> dict:
-            try:
-                return pipeline(dict(img_path=str(paths[i])))
-            except (OSError, ValueError, AssertionError) as error:  # mmcv asserts
-                raise DataError(f"cannot read {paths[i]}: {error}") from None
+            check_complete(paths[i])
+            return pipeline(dict(img_path=str(paths[i])))
 
-        with ThreadPoolExecutor(workers) as pool:
-            super().__init__(list(pool.map(read, chosen_images(len(paths), limit))))
+        chosen = chosen_images(len(paths), limit)
+        super().__init__(read_all(read, chosen, workers, lambda i: paths[i], skip=True))
 
 
 def labelled(cfg: Config, images: Path, labels: Path, scale: float | None, **options) -> Images:
@@ -62,7 +60,7 @@ def labelled(cfg: Config, images: Path, labels: Path, scale: float | None, **opt
     Raises:
         DataError: There are none, or a label is missing.
     """
-    cfg = Config(cfg.to_dict())
+    cfg = with_one_test_dataset(cfg)
     dataset = cfg.test_dataloader.dataset
     dataset.data_root, dataset.ann_file = None, ""
     dataset.data_prefix = dict(img_path=str(images.absolute()), seg_map_path=str(labels.absolute()))

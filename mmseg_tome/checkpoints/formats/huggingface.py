@@ -10,7 +10,13 @@ from collections.abc import Sequence
 import torch
 
 from mmseg_tome.checkpoints.architecture import COUNTERS
-from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source, build_checkpoint
+from mmseg_tome.checkpoints.checkpoint import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Checkpoint,
+    Source,
+    build_checkpoint,
+)
 from mmseg_tome.checkpoints.errors import ConversionError
 from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
 from mmseg_tome.checkpoints.norm_eps import HUGGING_FACE, NormEps, change_eps
@@ -23,6 +29,8 @@ from mmseg_tome.checkpoints.tensors import (
     reverse_levels,
     split_projections,
 )
+
+PREPROCESSOR = "preprocessor_config.json"
 
 HEAD = [
     ("decode_head.fusion_conv.conv", "decode_head.linear_fuse"),
@@ -104,7 +112,8 @@ class HuggingFace(Format):
             # Of a backbone's own file, they are ImageNet's.
             classes=_classes(config) if any(k.startswith("decode_head.") for k in state) else None,
             dropped=dropped,
-            **_normalisation(source.preprocessor),
+            input_size=_input_size(source.preprocessor),
+            **_normalisation(source.preprocessor, config.get("num_channels", 3)),
         )
         _compare(config, checkpoint)
         return checkpoint
@@ -171,15 +180,26 @@ def make_config(checkpoint: Checkpoint) -> dict:
 
 
 def make_preprocessor(checkpoint: Checkpoint) -> dict:
-    """`preprocessor_config.json` of a checkpoint: images keep their size, as in our whole tests."""
+    """`preprocessor_config.json` of a checkpoint.
+
+    Images keep their size, as in our whole tests, unless the checkpoint knows of another.
+    """
+    size = checkpoint.input_size
     return dict(
         image_processor_type="SegformerImageProcessor",
-        do_resize=False,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=[value / 255 for value in checkpoint.mean],
-        image_std=[value / 255 for value in checkpoint.std],
+        **(dict(do_resize=True, size=dict(zip(SIDES, size, strict=True))) if size else {}),
+        **({} if size else dict(do_resize=False)),
+        **_normalising(checkpoint),
+    )
+
+
+def _normalising(checkpoint: Checkpoint) -> dict:
+    known = checkpoint.normalisation()
+    if known is None:  # of other channels than three nothing may be known
+        return dict(do_rescale=False, do_normalize=False)
+    mean, std = ([value / 255 for value in values] for values in known)
+    return dict(
+        do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=mean, image_std=std
     )
 
 
@@ -220,13 +240,59 @@ def _classes(config: dict) -> tuple[str, ...] | None:
     return names
 
 
-def _normalisation(preprocessor: dict) -> dict:
-    """`mean` and `std` of 0 to 255 images; none without a `preprocessor_config.json`."""
-    mean, std = preprocessor.get("image_mean"), preprocessor.get("image_std")
-    if not (mean and std and preprocessor.get("do_normalize", True)):
+def _normalisation(preprocessor: dict, channels: int) -> dict:
+    """`mean` and `std` of 0 to 255 images; none without a `preprocessor_config.json`.
+
+    One value is for all channels.
+
+    Raises:
+        ConversionError: They are no numbers.
+    """
+    if not preprocessor:
         return {}
-    scale = 1 / preprocessor.get("rescale_factor", 1 / 255)
-    return {
-        name: tuple(round(value * scale, 6) for value in values)
-        for name, values in (("mean", mean), ("std", std))
-    }
+    mean = preprocessor.get("image_mean") or [value / 255 for value in IMAGENET_MEAN]
+    std = preprocessor.get("image_std") or [value / 255 for value in IMAGENET_STD]
+    if not preprocessor.get("do_normalize", True):
+        mean, std = 0.0, 1.0
+    factor = preprocessor.get("rescale_factor", 1 / 255)
+    factor = factor if preprocessor.get("do_rescale", True) else 1.0
+    try:
+        return {
+            name: tuple(round(value / factor, 6) for value in _each(values, channels))
+            for name, values in (("mean", mean), ("std", std))
+        }
+    except (TypeError, ZeroDivisionError):
+        raise ConversionError(
+            f"{PREPROCESSOR} has image_mean {mean}, image_std {std} and rescale_factor {factor}"
+        ) from None
+
+
+def _each(values: float | Sequence[float], channels: int) -> Sequence[float]:
+    values = [values] if isinstance(values, (int, float)) else values
+    return list(values) * channels if len(values) == 1 else values
+
+
+SIDES = ("height", "width")
+
+
+def _input_size(preprocessor: dict) -> tuple[int, int] | None:
+    """Height and width that a `preprocessor_config.json` brings images to.
+
+    Raises:
+        ConversionError: It says so in a way that is not known.
+    """
+    size = preprocessor.get("size")
+    if size is None or not preprocessor.get("do_resize", True):
+        return None
+    found = size
+    if isinstance(size, dict):
+        found = [size.get(side) for side in SIDES]
+    elif isinstance(size, int):
+        found = [size, size]
+    if (
+        isinstance(found, list)
+        and len(found) == 2
+        and all(type(side) is int and side > 0 for side in found)
+    ):
+        return tuple(found)
+    raise ConversionError(f"{PREPROCESSOR} has the size {size}, not a height and a width")

@@ -12,6 +12,7 @@ from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source, build_checkpoi
 from mmseg_tome.checkpoints.config_text import read_model, section
 from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
 from mmseg_tome.checkpoints.norm_eps import DEFAULT
+from mmseg_tome.merging import merges
 
 OURS = re.compile(
     r"backbone\.layers\.\d+\.(0\.(projection|norm)|2|1\.\d+\.("
@@ -42,7 +43,8 @@ class MM(Format):
         model, own = _model(source.meta), own_meta(source.meta)
         backbone = section(model, "backbone")
         known = read_meta(source.meta)
-        known["tome_cfg"] = backbone.get("tome_cfg") or own.get("tome_cfg")
+        tome_cfg = backbone.get("tome_cfg") or own.get("tome_cfg")
+        known["tome_cfg"] = tome_cfg if merges(tome_cfg) else None
         known["down_sample"] = bool(backbone.get("down_sample") or own.get("down_sample"))
         eps = section(backbone, "norm_cfg").get("eps") or own.get("norm_eps") or DEFAULT
         return build_checkpoint(
@@ -70,7 +72,8 @@ def read_meta(meta: dict) -> dict:
     """Names, colours and normalisation that an mm checkpoint's `meta` knows.
 
     Returns:
-        `classes`, `palette`, `dataset_meta`, `mean` and `std` of a `Checkpoint`, as far as known.
+        `classes`, `palette`, `dataset_meta`, `mean`, `std` and `input_size` of a `Checkpoint`, as
+        far as known.
     """
     data, own = section(meta, "dataset_meta"), own_meta(meta)
     old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))  # 0.x
@@ -87,6 +90,8 @@ def read_meta(meta: dict) -> dict:
     mean, std = preprocessor.get("mean"), preprocessor.get("std")
     if mean and std:
         known.update(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+    if own.get("input_size"):
+        known["input_size"] = tuple(map(int, own["input_size"]))
     return known
 
 

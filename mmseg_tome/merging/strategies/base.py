@@ -1,7 +1,10 @@
 """What a merging strategy is, and the table that configs look modes up in."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from mmseg_tome.merging.slot_map import SlotMap
@@ -26,7 +29,15 @@ def register_strategy(mode: str):
 
 
 class MergingStrategy(ABC):
-    """A function from tokens to a slot map."""
+    """A function from tokens to a slot map.
+
+    Whoever writes one, it is called with tokens of its grid alone.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            cls.__call__ = _on_its_grid(cls.__call__)
 
     @abstractmethod
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
@@ -35,11 +46,29 @@ class MergingStrategy(ABC):
         Args:
             metric: What similarity is measured on, `[B, N, C]`.
             hw: The grid of the tokens, rows and columns; `H * W == N`.
+
+        Raises:
+            ValueError: The tokens are not those of the grid.
         """
 
     @abstractmethod
     def num_slots(self, hw: tuple[int, int]) -> int:
         """Number of merged tokens M on a grid of `hw`, without computing a map."""
+
+
+def _on_its_grid(call: Callable) -> Callable:
+    @functools.wraps(call)
+    def checked(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+        if torch.jit.is_tracing():  # sizes are tensors there; a map's shape is always constant
+            hw = (int(hw[0]), int(hw[1]))
+        if metric.ndim != 3 or metric.shape[1] != hw[0] * hw[1]:
+            raise ValueError(
+                f"tokens {tuple(metric.shape)} are not those of a grid of {hw[0]}x{hw[1]}: "
+                f"[B, {hw[0] * hw[1]}, C] is expected"
+            )
+        return call(self, metric, hw)
+
+    return checked
 
 
 def check_ratio(ratio: float) -> None:

@@ -6,6 +6,7 @@ each cell of the grid.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -59,7 +60,11 @@ class BipartiteMatching(MergingStrategy):
         destinations = (hw[0] // self.stride[0]) * (hw[1] // self.stride[1])
         if destinations == 0:  # the grid is smaller than one cell
             return 0
-        return min(int(tokens * self.ratio), tokens - destinations)
+        removed = part_of(tokens, self.ratio)
+        # Of sizes that are not known when a model is traced, to compare is to restrict them.
+        if self.ratio <= 1 - 1 / (self.stride[0] * self.stride[1]):
+            return removed
+        return min(removed, tokens - destinations)
 
 
 @register_strategy("tome")
@@ -77,8 +82,9 @@ class AlternatingMatching(MergingStrategy):
         check_ratio(self.ratio)
 
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
-        split = split_alternating(metric.shape[1], metric.device)
-        return merge_best(metric, split, self._removed(metric.shape[1]))
+        tokens = hw[0] * hw[1]
+        split = split_alternating(tokens, metric.device)
+        return merge_best(metric, split, self._removed(tokens))
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         tokens = hw[0] * hw[1]
@@ -88,7 +94,16 @@ class AlternatingMatching(MergingStrategy):
         destinations = tokens // 2
         if destinations == 0:
             return 0
-        return min(int(tokens * self.ratio), tokens - destinations)
+        removed = part_of(tokens, self.ratio)
+        return removed if self.ratio <= 0.5 else min(removed, tokens - destinations)
+
+
+def part_of(tokens: int, ratio: float) -> int:
+    """`int(tokens * ratio)`, also of a number that is a symbol while a model is traced."""
+    if isinstance(tokens, int):
+        return int(tokens * ratio)
+    fraction = Fraction(ratio).limit_denominator(10**6)
+    return tokens * fraction.numerator // fraction.denominator
 
 
 @torch.no_grad()
@@ -102,7 +117,7 @@ def merge_best(metric: Tensor, split: Split, r: int) -> SlotMap:
         split: Destinations and sources among the N tokens.
         r: Number of tokens to remove, at most the number of sources.
     """
-    tokens = metric.shape[1]
+    tokens = split.src.shape[0] + split.dst.shape[0]
     if r == 0:
         return identity_map(tokens, metric.device)
     similarity, nearest = ops.match(metric, split.src, split.dst)  # [B, S] each
@@ -126,6 +141,10 @@ def split_alternating(tokens: int, device: torch.device) -> Split:
 
 
 def _split(dst: Tensor, tokens: int) -> Split:
-    is_src = torch.ones(tokens, dtype=torch.bool, device=dst.device).index_fill(0, dst, False)
-    # Sources in raster order without a data-dependent shape: a stable sort puts them last.
-    return Split(dst, is_src.to(torch.uint8).argsort(stable=True)[dst.shape[0] :])
+    every = torch.arange(tokens, device=dst.device)
+    is_src = torch.ones_like(every).scatter(0, dst, torch.zeros_like(dst))  # [N], 1 or 0
+    # Sources in raster order without a data-dependent shape or a sort: each goes to its number
+    # among the sources, all destinations to one place behind them.
+    num_src = tokens - dst.shape[0]
+    place = torch.where(is_src.bool(), is_src.cumsum(0) - 1, num_src)
+    return Split(dst, every.new_zeros(num_src + 1).scatter(0, place, every)[:num_src])

@@ -16,7 +16,7 @@ class Identity(MergingStrategy):
     """Every token keeps a slot of its own."""
 
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
-        return identity_map(metric.shape[1], metric.device)
+        return identity_map(hw[0] * hw[1], metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         return hw[0] * hw[1]

@@ -9,6 +9,7 @@ from mmseg_tome import ops
 from mmseg_tome.merging.grid_cache import cached_per_grid
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies.base import MergingStrategy, check_stride, register_strategy
+from mmseg_tome.ops.twins import replaceable
 
 
 @register_strategy("n2d")
@@ -32,7 +33,7 @@ class NeighbourMerging2D(MergingStrategy):
         return window_map(hw, tuple(self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
-        rows, cols = (-(-size // step) for size, step in zip(hw, self.stride, strict=True))
+        rows, cols = ((size + step - 1) // step for size, step in zip(hw, self.stride, strict=True))
         return rows * cols
 
 
@@ -56,16 +57,17 @@ class NeighbourMerging1D(MergingStrategy):
         return window_map((1, hw[0] * hw[1]), (1, self.stride), metric.device)
 
     def num_slots(self, hw: tuple[int, int]) -> int:
-        return -(-hw[0] * hw[1] // self.stride)
+        return (hw[0] * hw[1] + self.stride - 1) // self.stride
 
 
+@replaceable
 @cached_per_grid
 def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> SlotMap:
     """The map of each token to the window that holds it, windows in raster order."""
     (height, width), (sy, sx) = hw, stride
     row = torch.arange(height, device=device) // sy  # [H]
     col = torch.arange(width, device=device) // sx  # [W]
-    windows_per_row = -(-width // sx)
+    windows_per_row = (width + sx - 1) // sx
     slot = (row[:, None] * windows_per_row + col).reshape(1, -1)  # [1, H * W]
-    num_slots = -(-height // sy) * windows_per_row
+    num_slots = (height + sy - 1) // sy * windows_per_row
     return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots))

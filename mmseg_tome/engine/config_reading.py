@@ -1,0 +1,164 @@
+"""Reading a config and merging options into it; whatever goes wrong is said in one line.
+
+A config is a Python file of the user's: it may raise anything.
+"""
+
+import argparse
+import difflib
+import inspect
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmseg_tome.engine.errors import UserError
+
+OPTION = "--cfg-options"
+FORM = 'key=value, such as model.backbone.tome_cfg=hq or work_dir="out"'
+HOOKS_HAVE_NAMES = (
+    ". Hooks of mmseg_tome have names, such as default_hooks.fast_inference, fast_training and "
+    "merging_visualization, and switches: --launch, --dtype, --show-merging"
+)
+
+
+class CfgOptions(DictAction):
+    """mmengine's reading of `key=value`, with a line about what is none."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for text in values:
+            key, equals, _ = text.partition("=")
+            if not equals or not all(part for part in key.split(".")):
+                parser.error(f"argument {option_string}: {text!r} is not {FORM}")
+        before = getattr(namespace, self.dest, None) or {}
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError) as error:
+            parser.error(f"argument {option_string}: {error}")
+        # mmengine forgets an earlier --cfg-options of the command line.
+        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--cfg-options` to a tool's command line."""
+    parser.add_argument(
+        OPTION,
+        nargs="+",
+        action=CfgOptions,
+        help="settings to override in the config, as key=value pairs; a list is written "
+        'key="[a,b]" or key=a,b, a nested one key="[(a,b),(c,d)]"',
+    )
+
+
+def read_config_file(path: str, options: dict | None = None) -> Config:
+    """Read a config file and merge `--cfg-options` into it.
+
+    Raises:
+        UserError: A file is missing or damaged, an option does not fit, or there is no model.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"config {path} is a folder")
+    if not Path(path).is_file():
+        raise UserError(f"config {path} does not exist")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise UserError(f"config {path}: {_explained(path, error)}") from None
+    _merge(cfg, options or {})
+    if "model" not in cfg:
+        raise UserError(f"config {path} has no model: it is a part of other configs")
+    if not isinstance(cfg.model, dict):
+        raise UserError(f"config {path}: model must be a dict, it is {_short(cfg.model)}")
+    return cfg
+
+
+def _explained(path: str, error: Exception) -> str:
+    """What went wrong in a config, in a line that names the file of its chain and the line."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    reading = [frame for frame, _ in frames if frame.f_code.co_name == "_file2dict"]
+    file = str(reading[-1].f_locals.get("filename", path)) if reading else path
+    where = "" if Path(file).absolute() == Path(path).absolute() else f"in {file}: "
+    if isinstance(error, FileNotFoundError):
+        missing = error.filename or str(error).partition('"')[2].partition('"')[0] or file
+        return f"{where if missing != file else ''}_base_ {missing} does not exist"
+    if isinstance(error, SyntaxError):
+        return f"{where}{error.msg} (line {error.lineno})"
+    lines = [line for frame, line in frames if frame.f_code.co_filename == file]
+    at = f" (line {lines[-1]})" if lines else ""
+    if isinstance(error, ImportError) and error.__cause__ is not None:
+        error = error.__cause__  # mmengine lists where it looked
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error
+    kind = "" if isinstance(error, (TypeError, OSError)) else f"{type(error).__name__}: "
+    return f"{where}{kind}{_first_line(said)}{at}"
+
+
+def _merge(cfg: Config, options: dict) -> None:
+    for key in options:
+        _check_path(cfg, key)
+    try:
+        cfg.merge_from_dict(options)
+    except Exception as error:
+        said = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise UserError(f"{OPTION} {_failing(cfg, options)}: {_short(said)}") from None
+
+
+def _failing(cfg: Config, options: dict) -> str:
+    """The option that cannot be merged, or all of them."""
+    for key, value in options.items():
+        try:
+            Config(cfg.to_dict()).merge_from_dict({key: value})
+        except Exception:
+            return key
+    return " ".join(options)
+
+
+def _check_path(cfg: Config, key: str) -> None:
+    """Refuse an option below something that the config lacks but has under a similar name.
+
+    Raises:
+        UserError: Names both.
+    """
+    node, parts = cfg._cfg_dict, key.split(".")
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[: depth + 1])
+        if isinstance(node, (list, tuple)):
+            if not part.isdecimal():
+                before = ".".join(parts[:depth])
+                raise UserError(
+                    f"{OPTION} {key}: {before} is a list, in which {part!r} is no index"
+                )
+            if int(part) >= len(node):
+                hint = HOOKS_HAVE_NAMES if parts[0] == "custom_hooks" else ""
+                raise UserError(
+                    f"{OPTION} {key}: there is no {path}, the list has {len(node)} entries{hint}"
+                )
+            node = node[int(part)]
+            continue
+        if not isinstance(node, dict):
+            return  # mmengine says what does not fit
+        if part not in node:
+            last = depth == len(parts) - 1
+            if (depth == 0 and part in _top_level()) or (last and depth > 0):
+                return  # what is new: a class refuses it if it is misspelt
+            close = difflib.get_close_matches(part, node, 1, 0.75)
+            if close:
+                meant = ".".join([*parts[:depth], close[0]])
+                raise UserError(f"{OPTION} {key}: the config has no {path}; is it {meant}?")
+            return
+        node = node[part]
+
+
+def _top_level() -> Iterator[str]:
+    yield from inspect.signature(Runner.__init__).parameters
+    yield from ("tta_model", "tta_pipeline", "runner_type", "preprocess_cfg", "env_cfg")
+
+
+def _short(value) -> str:
+    """The beginning of a text, in one line."""
+    text = _first_line(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def _first_line(value) -> str:
+    return (str(value).strip().splitlines() or [type(value).__name__])[0]

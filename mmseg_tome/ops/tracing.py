@@ -1,0 +1,25 @@
+"""What may look at the running code: compilers, transforms of `torch.func`, dispatch modes."""
+
+import torch
+from torch.autograd import forward_ad
+
+# torch before 2.3 has it in a private place.
+is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._dynamo.is_compiling
+is_dynamo_compiling = getattr(torch.compiler, "is_dynamo_compiling", None) or is_compiling
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func`, forward-mode gradients or `torch.jit.trace` follow what runs.
+
+    A kernel is opaque to all three: tangents and recorded operations would be lost without a word.
+    """
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
+
+
+def is_watched() -> bool:
+    """Whether a dispatch mode, such as that of fake tensors, sees every operation that runs."""
+    return torch._C._len_torch_dispatch_stack() > 0
