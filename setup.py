@@ -56,7 +56,8 @@ setup(
             "mmsegmentation>=1.2.2",
             "ftfy",
             "regex",
-            "setuptools<81",
+            # mmengine imports its pkg_resources; CVE-2025-47273 is mended in 78.1.1.
+            "setuptools>=78.1.1,<81",
             "safetensors",
         ],
         # tools/export.py, and tools/infer.py with an exported file.

@@ -266,8 +266,8 @@ def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, pr
     return MergingIllustrator(alone, cfg, note, Selection())
 
 
-def draw_merging(illustrator, item: Item, folder: Path) -> str | None:
-    """Draw what merges in an image; the figure's path in `folder`, None if there is none.
+def draw_merging(illustrator, item: Item, writer: ResultsWriter) -> str | None:
+    """Draw what merges in an image; the figure's path in the folder, None if there is none.
 
     Raises:
         NothingToDrawError: Nothing merges in this image, or nobody is in it.
@@ -275,7 +275,8 @@ def draw_merging(illustrator, item: Item, folder: Path) -> str | None:
     if illustrator is None or item.frame is not None:
         return None
     path = f"{MERGING}/{item.source.name}.png"
-    illustrator.draw(item, folder / path)
+    writer.note(path)
+    illustrator.draw(item, writer.folder / path)
     return path
 
 
@@ -310,7 +311,7 @@ def predict_all(
                 for item, prediction in zip(batch, predictions, strict=True):
                     merging = None
                     try:
-                        merging = draw_merging(illustrator, item, writer.folder)
+                        merging = draw_merging(illustrator, item, writer)
                     except NothingToDrawError as error:
                         line = f"warning: {item.source.path}: no figure of merging: {error}"
                         progress.console.out(line, highlight=False)

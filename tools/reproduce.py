@@ -25,13 +25,14 @@ import torch
 
 try:
     import benchmark
-    from reproducing import plan, preview, report, requirements, running
+    from reproducing import plan, preview, report, requirements, running, state
     from reproducing.plan import Row, Settings
     from reproducing.tables import TABLES, Table
 
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.checkpoint import TRUST_FLAG
     from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.engine.folder_lock import only_one
 except ImportError as missing:  # no mm stack, or two of them
     sys.exit(f"reproduce.py: error: {missing}")
 
@@ -202,8 +203,10 @@ def run(
             failed = True
             print(f"reproduce.py: {error}", file=sys.stderr)
         finally:
-            plan.refresh(rows)
-            paths = report.write(table, settings, rows)
+            # Together, lest a process that runs other rows writes an older table over this one.
+            with only_one(settings.work_dir, state.WAIT):
+                plan.refresh(rows)
+                paths = report.write(table, settings, rows)
         if failed and not keep_going:
             break
     print("", *report.grid(table, rows), "", sep="\n")

@@ -23,6 +23,7 @@ from mmseg_tome.runtime.calibration import (
     first_input,
     kind_of,
     obey,
+    with_what_fits,
 )
 from mmseg_tome.runtime.merging_switch import merges, merging_backbone, merging_of
 
@@ -106,7 +107,9 @@ class AutoMergingHook(Hook):
         elif self._may_advise(runner, backbone):
             images = _images(model, data_batch, training)
             with _precision(runner, mode):
-                advice = images is not None and advise(model, images, training=training)
+                advice = images is not None and with_what_fits(
+                    lambda some: advise(model, some, training=training), images
+                )
             if advice and advice.warning:
                 print_log(advice.warning, "current", logging.WARNING)
 
@@ -129,7 +132,7 @@ class AutoMergingHook(Hook):
                     if decision.kind == kind:
                         print_log(f"{decision}; decided before, in {place}", "current")
                         return decision
-            decision = calibrate(model, images, training)
+            decision = with_what_fits(lambda some: calibrate(model, some, training), images)
         _write_file(path, [*stored, decision])
         return decision
 

@@ -137,6 +137,9 @@ def _check_path(cfg: Config, key: str) -> None:
             continue
         if not isinstance(node, dict):
             return  # mmengine says what does not fit
+        if part == "custom_hooks" and len(parts) > 1 and not node.get(part):
+            node = []
+            continue
         if part not in node:
             last = depth == len(parts) - 1
             if (depth == 0 and part in _top_level()) or (last and depth > 0):

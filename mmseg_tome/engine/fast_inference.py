@@ -6,7 +6,13 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmseg_tome.engine.wanted_logits import wants_logits
 from mmseg_tome.registry import HOOKS
-from mmseg_tome.runtime.acceleration import Acceleration, accelerate, check_launch, unwrap
+from mmseg_tome.runtime.acceleration import (
+    Acceleration,
+    accelerate,
+    check_launch,
+    has_backbone_and_head,
+    unwrap,
+)
 from mmseg_tome.runtime.graphs import MAX_SHAPES
 
 
@@ -63,14 +69,14 @@ class FastInferenceHook(Hook):
     def _start(self, runner: Runner, what: str, dtype: str | None) -> None:
         self._stop()
         network = unwrap(runner.model)
-        if not self.enabled or not hasattr(network, "backbone"):
+        if not self.enabled or not has_backbone_and_head(network):
             return
         options = dict(dtype=dtype, launch=self.launch, max_shapes=self.max_shapes)
         self._acceleration = accelerate(network, **options)
         notes = [f"{what}: {self._acceleration.summary}"]
         if next(network.parameters()).is_cuda:
             # Copies from pinned memory need not be waited for.
-            self._set(network.data_preprocessor, "_non_blocking", True)
+            self._set(getattr(network, "data_preprocessor", None), "_non_blocking", True)
             if hasattr(network, "labels_only"):
                 reason = wants_logits(runner)
                 self._set(network, "labels_only", reason is None)
@@ -78,8 +84,10 @@ class FastInferenceHook(Hook):
         print_log("; ".join(notes), "current")
 
     def _set(self, owner, name: str, value) -> None:
-        self._attributes.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, value)
+        before = getattr(owner, name, value)  # a preprocessor of the user's own may lack it
+        if before != value:  # else it is left to whoever set it, which may be a second hook
+            self._attributes.append((owner, name, before))
+            setattr(owner, name, value)
 
     def _stop(self) -> None:
         while self._attributes:

@@ -30,7 +30,7 @@ class FastTrainingHook(Hook):
         check_launch(launch)
         self.launch = launch
         self.enabled = enabled
-        self._non_blocking: bool | None = None
+        self._preprocessor: nn.Module | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Let the backbone run by graphs."""
@@ -44,17 +44,19 @@ class FastTrainingHook(Hook):
         print_log(f"training: the backbone runs {how}", "current")
         if next(network.parameters()).is_cuda:
             # Copies from pinned memory need not be waited for.
-            self._non_blocking = network.data_preprocessor._non_blocking
-            network.data_preprocessor._non_blocking = True
+            preprocessor = getattr(network, "data_preprocessor", None)
+            if not getattr(preprocessor, "_non_blocking", True):
+                preprocessor._non_blocking = True
+                self._preprocessor = preprocessor
 
     def after_train(self, runner: Runner) -> None:
         """Let the backbone run as before."""
         network = unwrap(runner.model)
         if hasattr(network, "backbone"):
             release(network.backbone, "training")
-        if self._non_blocking is not None:
-            network.data_preprocessor._non_blocking = self._non_blocking
-            self._non_blocking = None
+        if self._preprocessor is not None:
+            self._preprocessor._non_blocking = False
+            self._preprocessor = None
 
 
 def why_not_captured(model: nn.Module) -> str | None:

@@ -46,7 +46,8 @@ def check_segmentation(dataset: BaseDataset, model: nn.Module, training: bool) -
         return
     head = heads[-1][1]
     ignored = getattr(head if training else dataset, "ignore_index", NOT_LABELLED)
-    _check_labels(dataset, load, head.num_classes, ignored)
+    one_channel = getattr(head, "out_channels", None) == 1  # tells 0 from 1, also as one class
+    _check_labels(dataset, load, 2 if one_channel else head.num_classes, ignored)
 
 
 def check_class_count(

@@ -22,7 +22,7 @@ def adapt_optimizer_state(checkpoint: dict, optim_wrapper: OptimWrapper) -> None
     """Bring a checkpoint, in place, to the groups of the optimizer that is to resume from it.
 
     Moments follow their parameters, options and schedulers' values their groups; the state of a
-    loss scaler stays as it is. The state of several optimizers is left to mmengine.
+    loss scaler stays as it is, if there is any. That of several optimizers is left to mmengine.
 
     Args:
         checkpoint: As mmengine saves it, with the groups of its default constructor or of
@@ -31,7 +31,7 @@ def adapt_optimizer_state(checkpoint: dict, optim_wrapper: OptimWrapper) -> None
 
     Raises:
         CheckpointError: It trained other parameters, or parameters that now share a group had
-            different options.
+            different options, or the other way round.
     """
     if not isinstance(optim_wrapper, OptimWrapper) or isinstance(optim_wrapper, OptimWrapperDict):
         return
@@ -39,6 +39,8 @@ def adapt_optimizer_state(checkpoint: dict, optim_wrapper: OptimWrapper) -> None
     wanted = layout(groups)
     total = sum(map(len, wanted))
     saved = checkpoint.get("optimizer")
+    if saved is not None and saved.get("loss_scaler") == {}:
+        del saved["loss_scaler"]  # of bfloat16, which needs none; a scaler refuses an empty state
     if saved is None:
         # The schedulers were saved alone: only the layout of a group a parameter needs mending.
         _regroup_schedulers(checkpoint, wanted, [[place] for place in range(total)])
@@ -89,6 +91,7 @@ def _regroup_optimizer(saved: dict, groups: list[dict], found: list[list[int]]) 
             if old in saved["state"]:
                 state[new] = saved["state"][old]
                 _check_shapes(state[new], parameter)
+    _check_parted(groups, [[id(home[place][0]) for place in places] for places in wanted])
     saved.update(state=state, param_groups=regrouped)
 
 
@@ -105,6 +108,20 @@ def _common_options(groups: Iterable[dict]) -> dict:
                     "parameters to which the config gives equal options"
                 )
     return first
+
+
+def _check_parted(groups: list[dict], origins: list[list[int]]) -> None:
+    """Refuse to give parameters of one saved group the same options, against the config."""
+    heirs: dict[int, dict] = {}
+    for group, ids in zip(groups, origins, strict=True):
+        for origin in ids:
+            first = heirs.setdefault(origin, group)
+            for key in ("lr", "weight_decay"):
+                if first.get(key) != group.get(key):
+                    raise CheckpointError(
+                        f"its optimizer has one {key} for parameters to which the config gives "
+                        f"{first.get(key)} and {group.get(key)}"
+                    )
 
 
 def _check_shapes(state: dict, parameter) -> None:

@@ -158,6 +158,8 @@ def merges_nothing(cfg: Config) -> str | None:
 
 def _set(cfg: Config, name: str, **options) -> None:
     """Give options to a hook of ours, which is added if the config has none."""
+    if (cfg.get("default_hooks") or {}).get(name, {}) is None:
+        del cfg.default_hooks[name]  # what the command line asks for goes before
     add_hooks(cfg, {name: HOOKS[name]})
     hook = find_hook(cfg, name)
     hook.update(options)

@@ -72,6 +72,8 @@ class SaveFirstCheckpointHook(CheckpointHook):
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(old))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):  # as DeepSpeed saves them
+                self.file_backend.rmtree(path)
 
 
 def find_resumable(work_dir: str | Path) -> str | None:

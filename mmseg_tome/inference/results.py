@@ -59,7 +59,7 @@ class ResultsWriter:
         Args:
             item: The image.
             prediction: Of it.
-            merging: Path in the folder of the figure of what merges in it, which is there already.
+            merging: Path in the folder of the figure of what merges in it, noted and drawn.
 
         Raises:
             UnwritableError: There is no format for it.
@@ -72,20 +72,20 @@ class ResultsWriter:
             ending = "jpg" if max(prediction.overlay.shape[:2]) <= JPEG_SIDE else "png"
             overlay, labels = f"{OVERLAYS}/{name}.{ending}", f"{LABELS}/{name}.png"
             self.finish_video()
-            self._note(overlay)
+            self.note(overlay)
             _write_image(self.folder / overlay, prediction.overlay)
         else:
             overlay, labels = f"{OVERLAYS}/{name}.mp4", f"{LABELS}/{name}.mp4/{item.frame:06d}.png"
             entry["frame"] = item.frame
             if self._video is None or self._video.source is not item.source:
                 self.finish_video()
-                self._note(overlay)
+                self.note(overlay)
                 self._video = _VideoWriter(item.source, self.folder / overlay, item.image)
             self._video.write(prediction.overlay)
         entry.update(width=width, height=height, overlay=overlay)
         if prediction.labels is not None:
             entry["labels"] = labels
-            self._note(labels)
+            self.note(labels)
             _write_image(self.folder / labels, prediction.labels)
         if merging is not None:
             entry["merging"] = merging
@@ -105,12 +105,16 @@ class ResultsWriter:
         path = self.folder / RESULTS
         with replacing(path) as temporary:
             temporary.write_text(f"{{\n{text}\n}}\n")
-        self._remove(self._earlier - set(_listed(self.entries)))
+        self._remove((self._earlier | self._files) - set(_listed(self.entries)))
         (self.folder / WRITTEN).unlink(missing_ok=True)
         return path
 
-    def _note(self, file: str) -> None:
-        """Remember a file before it is written, also for the next run if this one is killed."""
+    def note(self, file: str) -> None:
+        """Remember a file before it is written, also for the next run if this one is killed.
+
+        Args:
+            file: Its path in the folder.
+        """
         if file not in self._files:
             self._files.add(file)
             with _naming(self.folder / WRITTEN):
@@ -131,10 +135,10 @@ class ResultsWriter:
         return found
 
     def _remove(self, files: set[str]) -> None:
-        """Remove files below our two folders, and folders that are empty then."""
+        """Remove files below our folders, and folders that are empty then."""
         for file in sorted(files):
             path = self.folder / file
-            for base in (self.folder / OVERLAYS, self.folder / LABELS):
+            for base in (self.folder / kind for kind in (OVERLAYS, LABELS, MERGING)):
                 # A list that somebody changed must not reach other files.
                 if path.resolve().is_relative_to(base.resolve()) and not path.is_dir():
                     with suppress(OSError):
@@ -274,7 +278,7 @@ def _naming(path: Path) -> Iterator[None]:
 def _listed(entries: list[dict]) -> Iterator[str]:
     """Files that results.json lists."""
     for entry in entries:
-        for key in ("overlay", "labels"):
+        for key in ("overlay", "labels", "merging"):
             if isinstance(entry, dict) and isinstance(entry.get(key), str):
                 yield entry[key]
 

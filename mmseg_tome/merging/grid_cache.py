@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mmseg_tome.ops.tracing import is_compiling, is_transformed, is_watched
+from mmseg_tome.ops.tracing import is_compiling, is_faked, is_transformed
 from mmseg_tome.ops.twins import replaceable
 
 MAX_GRIDS = 256
@@ -37,10 +37,10 @@ def keep_index_maps() -> Iterator[dict[int, object]]:
 def builds_anew() -> bool:
     """Whether maps are part of what runs now, and of no use later.
 
-    A compiler folds them into its graph as constants. Under a dispatch mode, as that of fake
-    tensors, and in a transform of `torch.func` they are tensors of that mode or transform.
+    A compiler folds them into its graph as constants. Under the mode of fake tensors and in a
+    transform of `torch.func` they are tensors of that mode or transform.
     """
-    return is_compiling() or is_watched() or is_transformed()
+    return is_compiling() or is_faked() or is_transformed()
 
 
 def cached_per_grid(build: Callable) -> Callable:

@@ -241,14 +241,7 @@ def label_map(
         ValueError: The shapes do not fit.
     """
     logits = logits.detach()
-    number = windows.grid[0] * windows.grid[1]
-    if logits.ndim != 4 or logits.shape[0] % number or not logits.shape[1]:
-        raise ValueError(f"logits {tuple(logits.shape)} are not those of {number} windows an image")
-    left, right, top, bottom = padding
-    cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
-    if min(padding) < 0 or min(cut) < 1:
-        raise ValueError(f"a padding of {tuple(padding)} does not fit an image of {windows.hw}")
-    size = tuple(map(int, size or cut))
+    size = shapes.check_windows(logits, windows, padding, size)
     if not use_triton(logits):
         return labelling.label_map(logits, windows, padding, size)
     return layer_operators.label_map(

@@ -20,7 +20,7 @@ class Windows:
         stride: Steps between windows.
 
     Raises:
-        ValueError: The windows leave pixels out.
+        ValueError: A size is not positive, or the windows leave pixels out.
     """
 
     hw: tuple[int, int]
@@ -31,6 +31,8 @@ class Windows:
         pairs = {name: tuple(map(int, value)) for name, value in vars(self).items()}
         pairs["crop"] = tuple(map(min, pairs["crop"], pairs["hw"]))
         for name, value in pairs.items():
+            if min(value) < 1:
+                raise ValueError(f"windows have a {name} of {value} pixels")
             object.__setattr__(self, name, value)
         for axis, crop in enumerate(self.crop):
             starts = self.starts(axis)

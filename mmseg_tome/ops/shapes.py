@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from mmseg_tome.ops.labelling import Windows
 from mmseg_tome.ops.segment import SegmentOrder
 
 
@@ -112,3 +113,27 @@ def check_maps(x: Tensor, maps: Sequence[Tensor]) -> None:
     for each in (x, *maps):
         if each.ndim != 4 or each.shape[:2] != x.shape[:2]:
             raise ValueError(f"a feature map {tuple(each.shape)} does not fit {tuple(x.shape)}")
+
+
+def check_windows(
+    logits: Tensor,
+    windows: Windows,
+    padding: tuple[int, int, int, int],
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Raise ValueError unless logits are those of windows, and something is left without padding.
+
+    Returns:
+        `size`, by default that of the image without its padding.
+    """
+    number = windows.grid[0] * windows.grid[1]
+    if logits.ndim != 4 or logits.shape[0] % number or not min(logits.shape[1:]):
+        raise ValueError(f"logits {tuple(logits.shape)} are not those of {number} windows an image")
+    left, right, top, bottom = padding
+    cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
+    if min(padding) < 0 or min(cut) < 1:
+        raise ValueError(f"a padding of {tuple(padding)} does not fit an image of {windows.hw}")
+    size = tuple(map(int, size or cut))
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"labels of {size} pixels are no image")
+    return size

@@ -23,3 +23,12 @@ def is_transformed() -> bool:
 def is_watched() -> bool:
     """Whether a dispatch mode, such as that of fake tensors, sees every operation that runs."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+_FAKING = ("FAKE", "PROXY", "FUNCTIONAL")
+
+
+def is_faked() -> bool:
+    """Whether one of torch's own modes makes tensors that stand for others, as fake ones do."""
+    kinds = (getattr(torch._C._TorchDispatchModeKey, name) for name in _FAKING)
+    return any(torch._C._get_dispatch_mode(kind) is not None for kind in kinds)

@@ -25,7 +25,8 @@ class Acceleration:
         """Let the model run as before; a second time nothing happens."""
         while self._undo:
             self._undo.pop()()
-        self.network.__dict__.pop("_acceleration", None)
+        if self.network.__dict__.get("_acceleration") is self:
+            del self.network.__dict__["_acceleration"]
 
     def __deepcopy__(self, memo) -> None:
         return None  # a copy of the model stays as it is, accelerated
@@ -59,8 +60,8 @@ def accelerate(
     if dtype not in (None, "float32", *DTYPES):
         raise ValueError(f"dtype must be None, float32, {' or '.join(DTYPES)}, got {dtype!r}")
     network = unwrap(model)
-    head = getattr(network, "decode_head", None) or getattr(network, "head", None)
-    if head is None or not hasattr(network, "backbone"):
+    head = _head(network)
+    if not has_backbone_and_head(network):
         raise ValueError(f"{type(network).__name__} has no backbone with a head to accelerate")
     if previous := network.__dict__.get("_acceleration"):
         previous.restore()
@@ -80,6 +81,15 @@ def accelerate(
     done = Acceleration(network, f"the network runs {how} in {weights}", undo)
     network.__dict__["_acceleration"] = done
     return done
+
+
+def has_backbone_and_head(network: nn.Module) -> bool:
+    """Whether a network is made of what `accelerate` knows."""
+    return hasattr(network, "backbone") and _head(network) is not None
+
+
+def _head(network: nn.Module) -> nn.Module | None:
+    return getattr(network, "decode_head", None) or getattr(network, "head", None)
 
 
 def check_launch(launch: str) -> None:

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.models.layers import Grid
 from mmseg_tome.models.mix_transformer import MixVisionTransformer
-from mmseg_tome.runtime.graphs import graphed_parts, suspended
+from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, suspended
 from mmseg_tome.runtime.merging_switch import (
     forget_graphs,
     merges,
@@ -41,6 +41,8 @@ CANDIDATES = ("none", "n2d", "hq", "fast")
 """What `advise` compares with: presets, and no merging."""
 
 PLAIN = StageMerging(Identity(), Identity())
+
+Result = TypeVar("Result")
 
 
 class StageDecision(NamedTuple):
@@ -333,7 +335,20 @@ def decide_before(run: Callable[[], object], model: nn.Module) -> None:
     if undecided(model):
         images = first_input(model, run)
         if images is not None:
-            calibrate(model, images)
+            with_what_fits(lambda some: calibrate(model, some), images)
+
+
+def with_what_fits(work: Callable[[Tensor], Result], images: Tensor) -> Result:
+    """`work(images)`, or of half of them where memory does not suffice, as windows are halved."""
+    while True:
+        try:
+            return work(images)
+        except torch.cuda.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        # Out of the handler, whose traceback keeps tensors alive.
+        images = images[: len(images) // 2]
+        torch.cuda.empty_cache()
 
 
 def stage_seconds(
@@ -388,19 +403,10 @@ def seconds(step: Callable[[], None], device: torch.device, graphs: bool) -> flo
 
 def _as_graph(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """A replay of a step, or the step itself if it cannot be captured."""
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     try:
-        with torch.cuda.device(device):
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                step()  # libraries choose their kernels
-            torch.cuda.current_stream().wait_stream(stream)
-            # Other threads pin memory meanwhile, as they may.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                step()
+        return CudaGraphs().work(step, device)
     except RuntimeError:
         return step
-    return graph.replay
 
 
 def _step(block: nn.Module, inputs: _Inputs, slots, training: bool) -> None:
@@ -415,7 +421,8 @@ def _step(block: nn.Module, inputs: _Inputs, slots, training: bool) -> None:
         wanted = [x, *(p for p in block.parameters() if p.requires_grad)]
         # Given to nobody: parameters' own gradients stay, and no hook on them runs.
         given = [torch.ones_like(out) for out in outputs]
-        torch.autograd.grad(outputs, wanted, given, allow_unused=True)
+        with torch.autocast(x.device.type, enabled=False):  # as a step goes backward
+            torch.autograd.grad(outputs, wanted, given, allow_unused=True)
 
 
 def _decide(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mmseg_tome.merging.grid_cache import keep_index_maps
+from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
 LAUNCHES = ("auto", "graphs", "eager")
@@ -43,8 +44,8 @@ class Plain:
     def __init__(self, module: nn.Module):
         self.module = module
 
-    def __call__(self, *args):
-        return type(self.module).forward(self.module, *args)
+    def __call__(self, *args, **kwargs):
+        return type(self.module).forward(self.module, *args, **kwargs)
 
 
 class Graphed:
@@ -109,7 +110,9 @@ class Graphed:
         self.__dict__.update(state)
         self._know_nothing()
 
-    def __call__(self, *args):
+    def __call__(self, *args, **kwargs):
+        if kwargs:
+            return self.function(*args, **kwargs)
         tensors, structure = tree_flatten(args)
         use = "training" if torch.is_grad_enabled() else "inference"
         as_used = use in self.uses and self.module.training == (use == "training")
@@ -181,6 +184,8 @@ class _Graph:
 
         def flat(*given: Tensor) -> list[Tensor]:
             outputs, out_structure = tree_flatten(owner.function(*tree_unflatten(given, structure)))
+            if not all(isinstance(out, Tensor) for out in outputs):
+                raise RuntimeError("it returns more than tensors")
             found.append(out_structure)
             return outputs
 
@@ -268,6 +273,15 @@ class CudaGraphs:
 
         return replay
 
+    def work(self, step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """A replay of a step that neither takes nor returns anything."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device):
+            self._warm_up(step)
+            with self._capturing(graph, None):
+                step()
+        return graph.replay
+
     def _stream(self) -> torch.cuda.Stream:
         device = torch.device("cuda", torch.cuda.current_device())
         if device not in self.streams:
@@ -296,7 +310,8 @@ class CudaGraphs:
             self.streams.clear()
             # Random numbers would wait for the end of the capture for good.
             generator = generator[torch.cuda.current_device()]
-            generator.graphsafe_set_state(generator.clone_state())
+            if hasattr(generator, "graphsafe_set_state"):  # since torch 2.4
+                generator.graphsafe_set_state(generator.clone_state())
             raise
 
     @contextmanager
@@ -358,6 +373,7 @@ class Passes:
         self.gradients = [*of_inputs, *found]
         self.addresses = {x.data_ptr() for x in self.gradients if x is not None}
         self.pending: weakref.ref | None = None
+        self.runs = 0
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor] | None:
         """Outputs for these inputs; None while the last ones' backward pass may still come."""
@@ -392,7 +408,8 @@ class _Replayed(torch.autograd.Function):
         for own, new in zip(passes.inputs, tensors, strict=False):
             own.detach().copy_(new)
         passes.forward.replay()
-        ctx.passes, ctx.token = passes, _Token()
+        passes.runs += 1
+        ctx.passes, ctx.run, ctx.token = passes, passes.runs, _Token()
         passes.pending = weakref.ref(ctx.token)
         outputs = tuple(x.detach().clone() for x in passes.outputs)
         ctx.mark_non_differentiable(
@@ -404,30 +421,43 @@ class _Replayed(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, *gradients: Tensor | None):
         passes = ctx.passes
+        if ctx.run != passes.runs:
+            raise RuntimeError(
+                "a pass that was captured as a CUDA graph goes backward once more, with its memory "
+                'in use by a later pass: train with launch="eager"'
+            )
         passes.keep_gradients()
         for own, new in zip(passes.given, gradients, strict=True):
             if own is not None:
                 own.zero_() if new is None else own.copy_(new)
         passes.backward.replay()
         ctx.token = None
-        return None, *(None if g is None else g.detach() for g in passes.gradients)
+        found = [None if g is None else g.detach() for g in passes.gradients]
+        # What parameters have is copied if it is to last; what inputs get, nobody looks after.
+        for i, gradient in enumerate(found[: len(passes.inputs)]):
+            found[i] = None if gradient is None else gradient.clone()
+        return None, *found
 
 
 def _gradients(
     outputs: list[Tensor], wanted: list[Tensor], given: list[Tensor | None] | None = None
 ) -> tuple:
-    """Gradients of `wanted` for gradients `given` of those outputs that have one."""
+    """Gradients of `wanted` for gradients `given` of those outputs that have one.
+
+    Without the autocast of the forward pass: a backward pass is run outside of it, in the data
+    types that the forward pass had, and its threads do not know autocast's data type.
+    """
     given = given or [torch.zeros_like(x) if x.requires_grad else None for x in outputs]
     roots = [x for x, g in zip(outputs, given, strict=True) if g is not None]
     given = [g for g in given if g is not None]
-    return torch.autograd.grad(roots, wanted, given, allow_unused=True)
+    with torch.autocast(outputs[0].device.type, enabled=False):
+        return torch.autograd.grad(roots, wanted, given, allow_unused=True)
 
 
 def _kind(tensors: list[Tensor], structure, use: str) -> tuple:
     """What a graph depends on, besides the weights."""
     inputs = tuple((x.shape, x.stride(), x.dtype, x.device, x.requires_grad) for x in tensors)
-    autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-    return inputs, structure, autocast, use
+    return inputs, structure, autocast_dtype(tensors[0]), use
 
 
 @contextmanager

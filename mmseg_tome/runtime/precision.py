@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
@@ -37,7 +37,8 @@ class InDtype:
     """A function of tensors on inputs of one data type, its results in another.
 
     Args:
-        function: From (lists of) tensors to (lists of) tensors.
+        function: From (lists of) tensors to (lists of) tensors; what is none, or holds no
+            floating-point numbers, stays as it is.
         dtype: What its inputs are cast to.
         result: What its results are cast to; None leaves them.
     """
@@ -45,6 +46,14 @@ class InDtype:
     def __init__(self, function: Callable, dtype: torch.dtype, result: torch.dtype | None):
         self.function, self.dtype, self.result = function, dtype, result
 
-    def __call__(self, *args):
-        out = self.function(*tree_map(lambda x: x.to(self.dtype), args))
-        return out if self.result is None else tree_map(lambda x: x.to(self.result), out)
+    def __call__(self, *args, **kwargs):
+        args, kwargs = _cast((args, kwargs), self.dtype)
+        out = self.function(*args, **kwargs)
+        return out if self.result is None else _cast(out, self.result)
+
+
+def _cast(values, dtype: torch.dtype):
+    def cast(x):
+        return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    return tree_map(cast, values)

@@ -281,6 +281,29 @@ def test_advice(runner, timings, said, monkeypatch, wanted, mode):
     )
 
 
+@pytest.mark.parametrize("tome_cfg", ["hq", "hq-auto"])
+def test_a_batch_that_does_not_fit_is_halved(runner, timings, said, monkeypatch, tome_cfg):
+    batches = []
+
+    def stage_seconds(blocks, inputs, merging, training, graphs):
+        batches.append(inputs.x.shape[0])
+        if batches[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return 1.0 if merging == calibration.PLAIN else 3.0
+
+    monkeypatch.setattr(calibration, "stage_seconds", stage_seconds)
+    monkeypatch.setattr(auto_merging.AutoMergingHook, "_may_advise", lambda *_: True)
+    model = runner(
+        tome_cfg=tome_cfg, test_cfg=dict(mode="slide", crop_size=(32, 32), stride=(32, 32))
+    )
+    images = torch.zeros(5, 3, 64, 64)
+    monkeypatch.setattr(auto_merging, "_images", lambda *_: images)
+    model.test()
+    assert batches[0] == 5
+    assert set(batches[1:]) == {2}
+    assert " 2 x 64x64 in float32 on cpu" in said[0]
+
+
 def test_a_cpu_gets_no_advice(runner, said, timings):
     model = runner(tome_cfg="hq")
     model.test()

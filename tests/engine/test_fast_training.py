@@ -58,6 +58,23 @@ def test_a_gpu_trains_by_graphs_until_the_end(said, monkeypatch):
     assert said[0] == "training: the backbone runs by CUDA graphs"
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_two_hooks_on_a_gpu_leave_no_trace(monkeypatch, own):
+    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    model = model_of()
+    if not own:
+        model.data_preprocessor._non_blocking = False  # as mmengine's have it
+    monkeypatch.setattr(model, "parameters", lambda: iter([SimpleNamespace(is_cuda=True)]))
+    hooks = [FastTrainingHook(), FastTrainingHook()]
+    for hook in hooks:
+        hook.before_train(runner_of(model))
+        assert own or model.data_preprocessor._non_blocking
+    for hook in hooks:
+        hook.after_train(runner_of(model))
+    assert not getattr(model.data_preprocessor, "_non_blocking", False)
+    assert not graphed_parts(model)
+
+
 def test_the_switch(said, monkeypatch):
     monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
     model = model_of()

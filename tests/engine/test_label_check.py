@@ -99,6 +99,11 @@ def test_one_channel_is_for_two_classes(build, count):
     check_segmentation(build(label(0, 1), classes=("no", "yes")), model(2, out_channels=1), True)
     one = build(label(0), classes=("yes",))
     check_segmentation(one, model(count, out_channels=1), True)
+    check_segmentation(
+        build(label(0, 1), classes=("no", "yes")), model(count, out_channels=1), True
+    )
+    line = refusal(build(label(0, 2), classes=("no", "yes")), model(count, out_channels=1))
+    assert "holds 2, but the model's classes are 0 to 1" in line
     assert "has 3 classes" in refusal(build(label(0, 1)), model(2, out_channels=1))
 
 
@@ -111,8 +116,8 @@ def test_a_model_behind_test_time_augmentation(build):
 def test_values_that_are_no_class(build, tmp_path):
     line = refusal(build(label(0, 1), label(0, 3, 6)))
     assert line.startswith(f"label {tmp_path}/ann/1.png holds 3, 6, but the model's classes are 0 ")
-    line = refusal(build(label(0, 1), classes=None), model(1))
-    assert "holds 1, but the model's classes are 0 to 0" in line
+    line = refusal(build(label(0, 1, 2), classes=None), model(2))
+    assert "holds 2, but the model's classes are 0 to 1" in line
 
 
 def test_the_first_value_may_stand_for_none(build):

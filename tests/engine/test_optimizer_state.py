@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("mmengine")
 
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 
 from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
@@ -165,6 +165,21 @@ def test_other_options(tiny_model):
         adapt_optimizer_state(checkpoint, build(model))
 
 
+@pytest.mark.parametrize(
+    ("paramwise", "message"),
+    [
+        (dict(norm_decay_mult=0.0), "one weight_decay for .* config gives 0.01 and 0.0"),
+        (dict(bias_lr_mult=2.0), "one lr for parameters to which the config gives 0.01 and 0.02"),
+    ],
+)
+def test_options_that_the_file_does_not_tell_apart(tiny_model, paramwise, message):
+    """They have no multiplier of their own, and would go on with the options of the file."""
+    model = tiny_model()
+    checkpoint = trained(model, paramwise=None)
+    with pytest.raises(CheckpointError, match=message):
+        adapt_optimizer_state(checkpoint, build(model, paramwise=paramwise))
+
+
 def test_the_runner_says_which_file_and_why(train):
     first = train(STOCK, ADAMW, SCHEDULES["poly"], dict(norm_decay_mult=0.0))
     file = f"{first.work_dir}/iter_3.pth"
@@ -182,3 +197,10 @@ def test_what_has_no_state_of_one_optimizer_is_left_alone(tiny_model):
     checkpoint = dict(optimizer=dict(param_groups=[]))
     adapt_optimizer_state(checkpoint, SimpleNamespace())  # not built yet
     assert checkpoint == dict(optimizer=dict(param_groups=[]))
+
+
+def test_a_run_without_a_loss_scale_goes_on_with_one():
+    wrapper = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1))
+    checkpoint = dict(optimizer=dict(wrapper.state_dict(), loss_scaler={}))
+    adapt_optimizer_state(checkpoint, wrapper)
+    assert "loss_scaler" not in checkpoint["optimizer"]

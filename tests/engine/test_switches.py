@@ -77,6 +77,15 @@ def test_switches_go_before_the_config():
     assert cfg.default_hooks.fast_training.launch == "auto"
 
 
+def test_a_hook_that_the_config_leaves_out_comes_back_where_it_is_asked_for():
+    names = ("fast_inference", "fast_training")
+    cfg = config(dict(type="MixVisionTransformer"), default_hooks=dict.fromkeys(names))
+    switches.use_dtype(cfg, "bfloat16")
+    list(switches.use_launch(cfg, "graphs", gpu=True))
+    assert [cfg.default_hooks[name].launch for name in names] == ["graphs", "graphs"]
+    assert cfg.default_hooks.fast_inference.dtype == "bfloat16"
+
+
 def test_a_hook_of_old_among_custom_hooks():
     old = dict(type="mmseg_tome.FastInferenceHook", enabled=False, graphs=False)
     cfg = config(custom_hooks=[old])

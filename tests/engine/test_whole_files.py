@@ -78,6 +78,17 @@ def test_a_checkpoint_is_removed_after_the_new_one_is_there(saving, tmp_path):
     assert names(tmp_path) == ["iter_3.pth", "iter_4.pth"]
 
 
+def test_an_outdated_checkpoint_may_be_a_folder(saving, tmp_path):
+    hook, runner, *_ = saving
+    for step in (1, 2):
+        hook._save_checkpoint_with_step(runner, step, None)
+    (tmp_path / "iter_1.pth").unlink()
+    (tmp_path / "iter_1.pth").mkdir()
+    (tmp_path / "iter_1.pth" / "rank_0.pt").touch()
+    hook._save_checkpoint_with_step(runner, 3, None)
+    assert names(tmp_path) == ["iter_2.pth", "iter_3.pth"]
+
+
 @pytest.fixture
 def work(tmp_path):
     for i in (2, 4, 10):

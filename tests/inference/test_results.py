@@ -15,9 +15,9 @@ IMAGE = np.full((32, 48, 3), 100, np.uint8)
 LABELS = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)
 
 
-def add(writer, name="a", frame=None):
+def add(writer, name="a", frame=None, merging=None):
     source = Source(Path(f"in/{name}.png"), name, frame is not None)
-    writer.add(Item(source, IMAGE, frame), Prediction(dict(ms=1.5), IMAGE, LABELS))
+    writer.add(Item(source, IMAGE, frame), Prediction(dict(ms=1.5), IMAGE, LABELS), merging)
 
 
 def files(folder: Path) -> list[str]:
@@ -136,6 +136,24 @@ def test_what_an_earlier_run_left_is_removed(tmp_path):
         "results.json",
     ]
     assert not (tmp_path / "labels/b").exists()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_figures_of_merging_go_with_their_images(tmp_path, killed):
+    with ResultsWriter(tmp_path) as writer:
+        for name in ("a", "b"):
+            writer.note(f"merging/{name}.png")
+            (tmp_path / "merging").mkdir(exist_ok=True)
+            (tmp_path / f"merging/{name}.png").touch()
+            if name == "a":  # the other's image failed, or the run was killed
+                add(writer, name, merging=f"merging/{name}.png")
+        if not killed:
+            writer.write({}, {})
+            assert (tmp_path / "merging/a.png").exists()
+            assert not (tmp_path / "merging/b.png").exists()
+    run(tmp_path, "b")
+    assert files(tmp_path) == ["labels/b.png", "overlays/b.jpg", "results.json"]
+    assert not (tmp_path / "merging").exists()
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path):

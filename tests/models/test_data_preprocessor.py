@@ -57,3 +57,11 @@ def test_other_channels_keep_their_order(channels):
     stock, ours = pair("mmseg", **GREY, bgr_to_rgb=True)
     given = batch("mmseg", channels)
     assert torch.equal(stock(dict(given))["inputs"], ours(dict(given))["inputs"])
+
+
+def test_crops_of_several_sizes_are_padded_as_in_mmpose():
+    stock, ours = pair("mmpose", **NORMALISE, bgr_to_rgb=True, pad_size_divisor=8)
+    given, other = batch("mmpose"), batch("mmpose", size=(9, 23))
+    given = {key: given[key] + other[key] for key in given}
+    results = [each(dict(given)) for each in (stock, ours)]
+    assert torch.equal(*(result["inputs"] for result in results))

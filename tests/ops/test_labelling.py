@@ -30,6 +30,9 @@ def test_windows_that_leave_pixels_out_are_refused():
     Windows((8, 8), (4, 4), (6, 4))  # the second is moved inwards
     with pytest.raises(ValueError, match=r"\(4, 4\) pixels at steps of \(6, 4\)"):
         Windows((10, 8), (4, 4), (6, 4))
+    for args in (((8, 8), (4, 4), (0, 4)), ((8, 8), (0, 4), (4, 4)), ((0, 8), (4, 4), (4, 4))):
+        with pytest.raises(ValueError, match=r"windows have a \w+ of \(0, \d\) pixels"):
+            Windows(*args)
 
 
 def logits_of(*classes):

@@ -41,6 +41,7 @@ EPS = number(1e-6)
 X = of(2, 12, 16)
 VECTOR = of(16)
 AFFINE = (VECTOR, VECTOR, EPS)
+WINDOWS = number(ops.Windows((4, 8), (4, 4), (2, 2)))
 CASES = {
     "weight of a layer norm": (ops.layer_norm, X, of(8), VECTOR, EPS),
     "weight of one channel": (ops.layer_norm, X, of(1), VECTOR, EPS),
@@ -75,6 +76,13 @@ CASES = {
     ),
     "feature map of one sample": (
         lambda x, y: ops.add_resized(x, [y], True), of(2, 16, 4, 4), of(1, 16, 2, 2),
+    ),
+    "logits of other windows": (ops.label_map, of(4, 2, 2, 2), WINDOWS),
+    "logits of no class": (ops.label_map, of(3, 0, 2, 2), WINDOWS),
+    "logits of no pixel": (ops.label_map, of(3, 2, 0, 2), WINDOWS),
+    "padding of all": (ops.label_map, of(3, 2, 2, 2), WINDOWS, number((4, 4, 0, 0))),
+    "labels of no pixel": (
+        ops.label_map, of(3, 2, 2, 2), WINDOWS, number((0, 0, 0, 0)), number((0, 5)),
     ),
 }  # fmt: skip
 

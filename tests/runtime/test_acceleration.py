@@ -14,6 +14,7 @@ from mmseg_tome.engine import FastInferenceHook
 from mmseg_tome.registry import MODELS
 from mmseg_tome.runtime.acceleration import accelerate, why_eager
 from mmseg_tome.runtime.graphs import graphed_parts
+from mmseg_tome.runtime.precision import InDtype
 
 # As wide as B0: on processors with AMX the oneDNN of torch 2.11 gets bfloat16 convolutions of fewer
 # than 32 channels wrong where their stride is their kernel, 4 or 8.
@@ -146,6 +147,37 @@ class TestHook:
         assert model.backbone.layers[0][0].projection.weight is weight
         assert said[0].startswith("test: the network runs eagerly (CUDA graphs need a GPU)")
 
+    def test_two_of_it_leave_no_trace_either(self, model, runner):
+        before = set(vars(model))
+        runner.model.labels_only = False
+        hooks = [FastInferenceHook(), FastInferenceHook(dtype="bfloat16")]  # config and user
+        for hook in hooks:
+            hook.before_test(runner)
+            hook._set(model, "labels_only", True)  # as on a GPU
+        hooks[0].after_test(runner)
+        assert vars(model)["_acceleration"] is hooks[1]._acceleration
+        hooks[1].after_test(runner)
+        assert not model.labels_only
+        assert model.backbone.layers[0][0].projection.weight.dtype == torch.float32
+        assert set(vars(model)) - before == {"labels_only"}
+
+    @pytest.mark.parametrize("missing", ["head", "backbone"])
+    def test_a_model_of_other_parts_runs_as_it_is(self, model, runner, said, missing):
+        for name in {missing, missing.replace("head", "decode_head")} & set(model._modules):
+            delattr(model, name)
+        hook = FastInferenceHook(dtype="bfloat16")
+        hook.before_test(runner)
+        hook.after_test(runner)
+        assert not said
+
+    def test_a_gpu_and_a_preprocessor_of_the_users_own(self, model, runner, monkeypatch):
+        weight = SimpleNamespace(is_cuda=True, dtype=torch.float32, device=torch.device("cpu"))
+        monkeypatch.setattr(model, "parameters", lambda: iter([weight]))
+        hook = FastInferenceHook()
+        hook.before_test(runner)
+        hook.after_test(runner)
+        assert not hasattr(model.data_preprocessor, "_non_blocking")
+
     def test_validations_within_training_keep_the_weights(self, model, runner):
         runner._train_loop = BaseLoop.__new__(type("Loop", (BaseLoop,), dict(run=None)))
         FastInferenceHook(dtype="bfloat16").before_val(runner)
@@ -162,6 +194,18 @@ class TestHook:
         where = "mmseg_tome.engine.fast_inference.print_log"
         monkeypatch.setattr(where, lambda message, _: said.append(message))
         return said
+
+
+def test_half_precision_is_for_floating_point_tensors_alone():
+    def function(x, index, name, scale=None):
+        assert (x.dtype, scale.dtype) == (torch.bfloat16, torch.bfloat16)
+        return x * scale, index, name, None
+
+    given = torch.ones(2), torch.tensor([1000]), "a"
+    out = InDtype(function, torch.bfloat16, torch.float32)(*given, scale=torch.ones(2))
+    assert out[0].dtype == torch.float32
+    assert torch.equal(out[1], given[1])
+    assert out[2:] == ("a", None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

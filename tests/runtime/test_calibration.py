@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,12 +21,13 @@ from mmseg_tome.runtime.calibration import (  # isort: skip
     StageDecision,
     advise,
     calibrate,
+    decide_before,
     first_input,
     kind_of,
     obey,
     undecided,
 )
-from mmseg_tome.runtime.graphs import install  # isort: skip
+from mmseg_tome.runtime.graphs import CudaGraphs, install  # isort: skip
 from mmseg_tome.runtime.merging_switch import merging_of  # isort: skip
 
 TINY = dict(embed_dims=8, num_layers=[2, 2, 3, 2], num_heads=[1, 2, 5, 8], sr_ratios=[8, 4, 2, 1])
@@ -378,6 +381,62 @@ def test_the_first_input_is_what_the_backbone_is_given_first(tiny):
     assert model.runs == 0
     assert len(model(x)) == 2
     assert first_input(model, lambda: None) is None
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny, monkeypatch):
+    batches = []
+
+    def stage_seconds(blocks, inputs, *_args):
+        batches.append(len(inputs.x))
+        if batches[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(calibration, "stage_seconds", stage_seconds)
+    model = tiny(tome_cfg="hq-auto")
+    decide_before(lambda: model(torch.zeros(5, 3, *SIZE)), model)
+    assert batches[:3] == [5, 2, 1]
+    assert model.merging_stages == [False] * 4
+
+
+def test_a_timed_backward_pass_runs_without_autocast(tiny, monkeypatch):
+    found = []
+    grad = torch.autograd.grad
+
+    def watched(*args, **options):
+        found.append(torch.is_autocast_enabled("cpu"))
+        return grad(*args, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    calibrate(tiny(tome_cfg="hq-auto"), torch.zeros(2, 3, *SIZE), True, torch.bfloat16)
+    assert found
+    assert not any(found)
+
+
+def test_what_a_broken_capture_leaves_behind_is_mended(monkeypatch):
+    """As the graphs of a run do: else all that follows runs on the stream that broke."""
+    ended = []
+
+    @contextmanager
+    def capturing(_self, _graph, _pool):
+        try:
+            yield
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(CudaGraphs, "_capturing", capturing)
+    monkeypatch.setattr(CudaGraphs, "_warm_up", lambda _self, work: work())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    calls = []
+
+    def step():
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert calibration._as_graph(step, torch.device("cuda")) is step
+    assert ended == [True]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

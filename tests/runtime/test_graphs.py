@@ -201,6 +201,33 @@ class TestTraining:
             grads = [torch.autograd.grad(loss_of(n(x), x), x)[0] for n in (net, plain)]
             torch.testing.assert_close(*grads)
 
+    def test_gradients_of_an_input_last(self, net, recorder):
+        net = graphed(net, recorder).train()
+        inputs = [torch.randn(4, 2, requires_grad=True) for _ in range(2)]
+        grads = []
+        for x in inputs:
+            loss_of(net(x), x.detach()).backward()
+            grads.append(x.grad.clone())
+        assert torch.equal(inputs[0].grad, grads[0])
+
+    def test_a_retained_pass_whose_memory_is_in_use_again_is_refused(self, net, recorder):
+        net = graphed(net, recorder).train()
+        x = torch.randn(4, 2)
+        first = loss_of(net(x), x)
+        first.backward(retain_graph=True)
+        loss_of(net(x), x).backward()
+        with pytest.raises(RuntimeError, match="goes backward once more"):
+            first.backward()
+
+    def test_a_backward_pass_runs_without_the_autocast_of_its_forward_pass(self):
+        x, weight = torch.randn(8, 64), torch.randn(64, 64, requires_grad=True)
+        given = torch.randn(8, 64)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", enabled=False):  # where precision matters
+                out = x @ weight
+            (found,) = graphs._gradients([out], [weight], [given])
+        assert torch.equal(found, torch.autograd.grad(x @ weight, weight, given)[0])
+
     def test_gradients_accumulate(self, net, recorder):
         plain = copy.deepcopy(net)
         net = graphed(net, recorder)
@@ -271,6 +298,31 @@ class TestTraining:
         net = graphed(net, recorder).eval()
         self.steps(net, torch.randn(5, 2))
         assert not recorder.captures
+
+
+class Odd(nn.Module):
+    """Returns what is no tensor beside one that is; has an argument that goes by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x, factor=1):
+        return x * self.weight * factor, None
+
+
+def test_calls_and_results_of_any_kind_run_plainly(recorder, monkeypatch):
+    said = []
+    monkeypatch.setattr(graphs, "print_log", lambda message, _: said.append(message))
+    net = graphed(Odd(), recorder).eval()
+    x = torch.ones(3, 2)
+    with torch.no_grad():
+        assert torch.equal(net(x, factor=3)[0], 3 * x)
+        for _ in range(3):
+            out, nothing = net(x)
+            assert torch.equal(out, x)
+            assert nothing is None
+    assert said == ["Odd runs inputs of 3x2 without a CUDA graph: it returns more than tensors"]
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

@@ -75,7 +75,7 @@ def start(repo, environment):
 def kill(start):
     """Run a tool once, then kill it `KILLS` times; check what each leaves, and run it again."""
 
-    def run(out: Path, check, tool: str, *args, again=()) -> None:
+    def run(out: Path, check, tool: str, *args, again=(), earliest=0.3) -> None:
         began = time.monotonic()
         first = start(tool, *args)
         said = first.communicate()
@@ -85,7 +85,7 @@ def kill(start):
         for i in range(KILLS):
             place = out.with_name(f"{out.stem}{i}{out.suffix}")
             process = start(tool, *(arg if arg != out else place for arg in args))
-            time.sleep(took * moments.uniform(0.3, 1.0))  # before, it only imports
+            time.sleep(took * moments.uniform(earliest, 1.0))  # before, it only imports
             process.send_signal(signal.SIGKILL)
             process.communicate()
             check(place, whole=False)
@@ -182,6 +182,107 @@ def test_a_search_goes_on(place, kill, tmp_path):
     own = ("--config", place / "tiny.py", "--checkpoint", place / "0.pth")
     few = ("--trials", "8", "--rounds", "2", "--max-images", "4", "--max-loss", "100")
     kill(out, check, "tune.py", *own, "--images", place / "data/images/val", *few, "--out", out)
+
+
+REPRODUCE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tools!r})
+import reproduce
+from reproducing import plan
+plan.REPO = Path({place!r})
+sys.exit(reproduce.main())
+"""
+
+STAND_IN = """
+import fcntl, json, sys, time
+from pathlib import Path
+
+def write(path, content):  # as slowly as a tool that dies midway
+    text = json.dumps(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        file.write(text[: len(text) // 2])
+        file.flush()
+        time.sleep(0.4)
+        file.write(text[len(text) // 2 :])
+
+options = dict(zip(sys.argv, sys.argv[1:]))
+out = Path(options.get("--work-dir") or options["--out"])
+alone = (out.parent / ".alone").open("w")
+fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where an earlier one still runs
+if out.name == "train":
+    logged = out / "20260101" / "vis_data" / "scalars.json"
+    write(logged, dict(memory=1024))
+    write(out / "iter_160000.pth", "weights")
+else:
+    out.mkdir()  # fails where an earlier one left something
+if out.name == "test":
+    assert json.loads(Path(sys.argv[2]).read_text()) == "weights"
+    write(out / "20260101" / "20260101.json", dict(mIoU=79.5))
+if out.name == "speed":
+    config = Path(options["--configs"])
+    compile(config.read_text(), config, "exec")
+    case = dict(size="8x8", batch=1, dtype="float32", device="cpu", part="step")
+    found = dict(pipeline="ours", variant=config.stem, baseline=False, vs_none=1.5)
+    found.update(case, latency_ms=dict(median=8.0), memory_mib=None, error=None)
+    environment = dict(cpu="a CPU", gpu=None, threads=2, versions=dict(torch="9.9"))
+    write(out / "benchmark.json", dict(results=[found], environment=environment))
+"""
+
+
+@pytest.fixture
+def reproduce(repo, tmp_path) -> tuple:
+    """The call of `reproduce.py` for two rows, with a stand-in for each tool that it runs."""
+    place = tmp_path / "place"
+    (place / "tools").mkdir(parents=True)
+    (place / "configs").symlink_to(repo / "configs")
+    for tool in ("train", "test", "benchmark"):
+        (place / "tools" / f"{tool}.py").write_text(STAND_IN)
+    for split in ("train", "val"):
+        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
+            (place / "data" / kind / split).mkdir(parents=True)
+            (place / "data" / kind / split / f"ulm_{ending}.png").touch()
+    torch.save(dict(state_dict={}), place / "initial.pth")
+    tool = place / "reproduce.py"
+    tool.write_text(REPRODUCE.format(tools=str(repo / "tools"), place=str(place)))
+    own = ("--data-root", place / "data", "--checkpoint", place / "initial.pth")
+    few = ("--rows", "none", "hq", "--no-peer", "--device", "cpu")
+    # Last, as it takes all that follow: such settings let it write configs.
+    return (str(tool), "cityscapes-training", *own, *few, "--cfg-options", "randomness.seed=1")
+
+
+def test_reproduce_goes_on(reproduce, kill, tmp_path):
+    steps = {"train", "test", "speed"}
+
+    def check(folder: Path, whole: bool) -> None:
+        for path in folder.glob("*/state.json"):
+            for record in json.loads(path.read_text()).values():
+                assert record["status"] in ("running", "done")
+                assert (record["status"] == "done") == ("results" in record)
+        for path in folder.glob("*/configs/segformerpp_*.py"):
+            assert "randomness" in path.read_text()
+            compile(path.read_text(), path, "exec")
+        for path in folder.glob("table.md"):
+            assert path.read_text().startswith("# Cityscapes")
+            assert path.read_text().endswith("in place of 500\n")
+        for path in folder.glob("table.json"):
+            rows = {row["row"]: row["steps"] for row in json.loads(path.read_text())["rows"]}
+            assert len(rows) == 5
+        if whole:
+            for name in ("none", "hq"):
+                assert set(json.loads((folder / name / "state.json").read_text())) == steps
+                assert {step["status"] for step in rows[name].values()} == {"done"}
+                assert rows[name]["test"]["results"]["metrics"] == {"mIoU": 79.5}
+                expected = {"configs", *steps, *(f"{step}.log" for step in steps), "state.json"}
+                found = {path.name for path in (folder / name).iterdir()}
+                assert found == {*expected, ".alone"}  # no train.old1: the training went on
+            assert (folder / "table.md").read_text().count("79.50") == 2
+            assert not leftovers(folder)
+
+    out = tmp_path / "reproduced"
+    tool, table, *rest = reproduce
+    kill(out, check, tool, table, "--work-dir", out, *rest, earliest=0.4)
 
 
 @pytest.fixture

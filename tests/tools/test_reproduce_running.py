@@ -4,7 +4,9 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ import reproduce  # noqa: E402
 from reproducing import report, running, state  # noqa: E402
 
 from mmseg_tome.engine.errors import UserError  # noqa: E402
+from mmseg_tome.engine.folder_lock import only_one  # noqa: E402
 
 MIOU = {"none": 80.0, "hq": 79.5}
 MS = {"none": 10.0, "hq": 8.0}
@@ -40,7 +43,7 @@ class FakeTools:
         self.fail, self.interrupt = set(), set()
         self.metrics = None
 
-    def __call__(self, command, log, env, show) -> int:
+    def __call__(self, command, log, env, show, lock) -> int:
         row, step = log.parent.name, log.stem
         self.ran.append((row, step))
         self.commands.append(command)
@@ -310,11 +313,52 @@ def test_a_pipeline_that_failed_is_told(call, tools, work_dir, monkeypatch):
     assert "hq: speed, peer: out of memory" in (work_dir / "table.md").read_text()
 
 
-def test_a_row_runs_once_at_a_time(call, tools, work_dir, capsys):
+def test_a_row_runs_once_at_a_time(call, tools, work_dir, capsys, monkeypatch):
+    monkeypatch.setattr(state, "WAIT", 0.2)
     with state.locked(work_dir / "none"):
         assert call() == 2
-    assert "another process is running the row in" in capsys.readouterr().err
+    assert f"another process writes into {work_dir / 'none'}" in capsys.readouterr().err
     assert not tools.ran
+
+
+def test_two_processes_do_not_write_over_each_others_table(call, tools, work_dir, monkeypatch):
+    call("cityscapes-inference", "--rows", "hq")
+    known = (work_dir / "hq" / state.FILE).read_text()
+    (work_dir / "hq" / state.FILE).unlink()
+    other = only_one(work_dir)  # writes its table, in which the row `hq` is not yet done
+    other.__enter__()
+
+    def finish():
+        (work_dir / "hq" / state.FILE).write_text(known)
+        other.__exit__(None, None, None)
+
+    timer = threading.Timer(0.5, finish)
+
+    def speed(*args):  # the last step before the table
+        FakeTools._speed(tools, *args)
+        timer.start()
+
+    monkeypatch.setattr(tools, "_speed", speed, raising=False)
+    assert call("cityscapes-inference", "--rows", "none") == 0
+    timer.join()
+    assert cells(work_dir, "none")["mIoU, measured"] == "80.00"
+    assert cells(work_dir, "hq")["mIoU, measured"] == "79.50"
+
+
+def test_a_state_does_not_outlive_the_files_it_tells_of(call, tools, work_dir, monkeypatch):
+    """A run that is killed as it puts an earlier training aside."""
+    call("cityscapes-training", "--rows", "none")
+
+    def killed(row, step):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_prepare", killed)
+        with pytest.raises(SystemExit):
+            call("cityscapes-training", "--rows", "none", "--cfg-options", "randomness.seed=1")
+    tools.ran.clear()
+    assert call("cityscapes-training", "--rows", "none") == 0
+    assert ("none", "train") in tools.ran
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"test": 1}', '{"test": {}}'])
@@ -369,6 +413,48 @@ def test_an_interrupted_command_ends(tmp_path):
     assert select.select([reader], [], [], 10)[0]
     assert os.read(reader, 1) == b""  # nobody holds the other end any more
     os.close(reader)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tools!r})
+from reproducing import running, state
+folder = Path({folder!r})
+def kill(text):
+    os.kill(os.getpid(), signal.SIGKILL)
+with state.locked(folder) as lock:
+    running.execute(("python", "-c", {code!r}), folder / "a.log", os.environ, kill, lock)
+"""
+
+
+def test_a_command_ends_with_the_tool_that_is_killed(tmp_path):
+    """Else it would write into the folder of the next run; until it ends, the row is locked."""
+    pipe = tmp_path / "alive"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    code = (
+        "import signal, time\n"
+        f"pipe = open({str(pipe)!r}, 'w')\n"
+        "def end(*args): time.sleep(1); pipe.write('ended'); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "print('Iter(test) [1/2]', flush=True)\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    tool = KILLED.format(tools=str(TOOLS), folder=str(tmp_path / "row"), code=code)
+    env = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", tool], env=env, timeout=100)
+    assert done.returncode == -signal.SIGKILL
+    with state.locked(tmp_path / "row"):
+        assert select.select([reader], [], [], 0)[0]  # nobody holds the other end any more
+        assert os.read(reader, 9) == b"ended"
+    os.close(reader)
+
+
+def test_a_command_that_a_signal_ends_has_failed(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    log = tmp_path / "a.log"
+    assert running.execute(python(code), log, running.environment("cpu"), print) == 137
 
 
 def test_the_end_of_a_job_is_an_interruption():

@@ -21,15 +21,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mmseg_tome.inference.results import replacing
 
-from . import results, state
+from . import guard, results, state
 from .plan import Row, Step
 from .tables import Table
 
 # mmengine's "... Iter(train) [ 20/400]  lr: ...  eta: ...  loss: ..." and what of it is shown.
 _PROGRESS = re.compile(r"((?:Iter|Epoch)\(\w+\) +(?:\[ *\d+\])?\[ *\d+/\d+\])")
 _SHOWN = re.compile(r"\b(?:eta|loss|mIoU): \S+")
-PATIENCE = 60
-"""Seconds that an interrupted command has to end by itself."""
 
 
 class StepFailedError(Exception):
@@ -43,7 +41,7 @@ def run_row(row: Row, names: tuple[str, ...], table: Table, env: Mapping[str, st
         StepFailedError: One of them failed.
         UserError: Another process runs this row.
     """
-    with state.locked(row.folder):
+    with state.locked(row.folder) as lock:
         row.records = state.read(row.folder)
         for step in row.steps:
             if step.name not in names:
@@ -51,11 +49,15 @@ def run_row(row: Row, names: tuple[str, ...], table: Table, env: Mapping[str, st
             if row.is_done(step):
                 print(f"{row.name}: {step.name} is done, skipped", flush=True)
             else:
-                _run_step(row, step, table, env)
+                _run_step(row, step, table, env, lock)
 
 
-def _run_step(row: Row, step: Step, table: Table, env: Mapping[str, str]) -> None:
+def _run_step(row: Row, step: Step, table: Table, env: Mapping[str, str], lock: int | None) -> None:
     print(f"{row.name}: {step.name}{_why(row, step)}, log: {step.log}", flush=True)
+    if row.has_changed(step):
+        # Before its files go: a run that is killed in between must not believe them to be there.
+        del row.records[step.name]
+        state.write(row.folder, row.records)
     _prepare(row, step)
     record = {
         "status": state.RUNNING,
@@ -70,7 +72,7 @@ def _run_step(row: Row, step: Step, table: Table, env: Mapping[str, str]) -> Non
     start = time.monotonic()
     try:
         with _progress(f"{row.name}: {step.name}") as show:
-            code = execute(step.command, step.log, env, show)
+            code = execute(step.command, step.log, env, show, lock)
         record |= {"seconds": round(time.monotonic() - start, 1), "exit_code": code}
         if code:
             raise StepFailedError(f"ended with exit code {code}: {last_line(step.log)}")
@@ -116,29 +118,35 @@ def _put_aside(folder: Path) -> None:
 
 
 def execute(
-    command: tuple[str, ...], log: Path, env: Mapping[str, str], show: Callable[[str], object]
+    command: tuple[str, ...],
+    log: Path,
+    env: Mapping[str, str],
+    show: Callable[[str], object],
+    lock: int | None = None,
 ) -> int:
-    """Run a command to its end and return its exit code; if interrupted, end it, too.
+    """Run a command to its end and return its exit code; if interrupted or killed, end it, too.
 
     Args:
         command: "python" at its start is the interpreter that runs this.
         log: File that its output is added to.
         env: Its environment.
         show: Called with each line that tells how far it is.
+        lock: Of the row, which stays locked until the command is over.
     """
     arguments = [sys.executable, *command[1:]] if command[0] == "python" else list(command)
     with log.open("a") as file:
         print(f"$ {shlex.join(command)}", file=file, flush=True)
         # Of a session of its own, so that an interruption ends its children, too, and once.
         with subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
+            [sys.executable, guard.__file__, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             env=env,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         ) as process:
             try:
                 for line in process.stdout:
@@ -157,7 +165,7 @@ def _end(process: subprocess.Popen) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+            process.wait(guard.PATIENCE)
             return
 
 

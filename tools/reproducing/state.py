@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.folder_lock import only_one
 from mmseg_tome.inference.results import replacing
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 FILE = "state.json"
-LOCK = ".lock"
+WAIT = 10.0
+"""Seconds for the command of a run that was killed to end."""
 
 Records = dict[str, dict]
 """A record for each step that was ever begun."""
@@ -52,21 +52,10 @@ def write(folder: Path, records: Records) -> None:
         temporary.write_text(json.dumps(records, indent=2) + "\n")
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let no other process run the row in ``folder`` meanwhile.
+def locked(folder: Path) -> AbstractContextManager[int | None]:
+    """Let no other process run the row in ``folder`` meanwhile; gives the lock, see `only_one`.
 
     Raises:
         UserError: Another one does, or the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"another process is running the row in {folder}") from None
-        yield
+    return only_one(folder, WAIT)
