@@ -99,6 +99,7 @@ class Graphed:
             for key in [key for key in known if key[-1] == use]:
                 del known[key]
         self.refused = {key for key in self.refused if key[-1] != use}
+        self.capture.renew()
 
     def __getstate__(self) -> dict:
         state = dict(self.__dict__, suspended=False)
@@ -137,7 +138,9 @@ class Graphed:
         graph = self.graphs.get(key)
         if graph is not None and graph.is_current():
             return graph
-        self.graphs.pop(key, None)
+        if graph is not None:
+            del self.graphs[key]
+            self.capture.renew()
         if count <= self.patience or key in self.refused:
             return None
         use = key[-1]
@@ -249,8 +252,13 @@ class CudaGraphs:
             return False
         return not torch.cuda.is_current_stream_capturing()
 
+    def renew(self) -> None:
+        """Let graphs to come share other memory: that of those so far may be freed with them."""
+        self.pool = None
+
     def recover(self) -> None:
-        """Give back the memory of a capture that failed."""
+        """Give back the memory of a capture that failed, or of what ran before one."""
+        self.renew()
         gc.collect()
         torch.cuda.empty_cache()
 
