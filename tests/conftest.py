@@ -1,9 +1,23 @@
 """Fixtures shared by all tests."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+if find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # Property tests try the same cases on every run, however long a case takes.
+    settings.register_profile(
+        "repeatable",
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    settings.load_profile("repeatable")
 
 REPO = Path(__file__).resolve().parents[1]
 SHARED = REPO.parent / "shared"

@@ -6,10 +6,10 @@ from contextlib import ExitStack
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
-from torch import nn
 
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.registry import HOOKS
+from mmseg_tome.runtime.acceleration import unwrap
 from mmseg_tome.visualization.capture import Pass, record_passes
 from mmseg_tome.visualization.selection import Selection
 from mmseg_tome.visualization.stage_maps import network_image, read_stages
@@ -65,7 +65,7 @@ class MergingVisualizationHook(Hook):
         """Refuse a model that this hook cannot look into."""
         if not self.enabled:
             return
-        model = _network(runner.model)
+        model = unwrap(runner.model)
         try:
             self.selection.check(getattr(model, "backbone", model))
         except ValueError as error:
@@ -76,7 +76,7 @@ class MergingVisualizationHook(Hook):
         count = runner.iter if mode == "train" else batch_idx
         if self.enabled and runner.rank == 0 and count % self.interval == 0:
             self._recording = ExitStack()
-            self._passes = self._recording.enter_context(record_passes(_network(runner.model)))
+            self._passes = self._recording.enter_context(record_passes(unwrap(runner.model)))
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None, mode="train"
@@ -111,7 +111,7 @@ class MergingVisualizationHook(Hook):
         parts = ["merging", mode] if mode else ["merging"]
         kept = {"/".join([*parts, f"{each.label}_kept"]): each.kept / each.total for each in maps}
         runner.visualizer.add_scalars(kept, step=step)
-        image = network_image(passes, 0, _network(runner.model).data_preprocessor)
+        image = network_image(passes, 0, unwrap(runner.model).data_preprocessor)
         pictures = {each.label: stage_picture(each, image, self.longest) for each in maps}
         for label, picture in dict(image=image, **pictures).items():
             # No slash: the local backend takes the name for a file's.
@@ -121,10 +121,3 @@ class MergingVisualizationHook(Hook):
         if reason not in self._warned:
             self._warned.add(reason)
             print_log(f"MergingVisualizationHook has nothing to log: {reason}", "current", 30)
-
-
-def _network(model: nn.Module) -> nn.Module:
-    """The model inside wrappers for several GPUs or test-time augmentation."""
-    while not hasattr(model, "backbone") and hasattr(model, "module"):
-        model = model.module
-    return model

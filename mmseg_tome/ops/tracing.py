@@ -3,9 +3,8 @@
 import torch
 from torch.autograd import forward_ad
 
-# torch before 2.3 has it in a private place.
-is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._dynamo.is_compiling
-is_dynamo_compiling = getattr(torch.compiler, "is_dynamo_compiling", None) or is_compiling
+is_compiling = torch.compiler.is_compiling
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 def is_transformed() -> bool:

@@ -307,7 +307,7 @@ class CudaGraphs:
     @contextmanager
     def _capturing(self, graph: torch.cuda.CUDAGraph, pool) -> Iterator[None]:
         """Capture what runs inside; what a capture that breaks off leaves behind is mended."""
-        stream, generator = torch.cuda.current_stream(), torch.cuda.default_generators
+        stream, generators = torch.cuda.current_stream(), torch.cuda.default_generators
         # Other threads pin memory and watch collectives meanwhile, as they may.
         options = dict(pool=pool, stream=self._stream(), capture_error_mode="thread_local")
         try:
@@ -317,9 +317,8 @@ class CudaGraphs:
             torch.cuda.set_stream(stream)
             self.streams.clear()
             # Random numbers would wait for the end of the capture for good.
-            generator = generator[torch.cuda.current_device()]
-            if hasattr(generator, "graphsafe_set_state"):  # since torch 2.4
-                generator.graphsafe_set_state(generator.clone_state())
+            generator = generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())
             raise
 
     @contextmanager

@@ -27,13 +27,7 @@ from mmseg_tome.engine.errors import CheckpointError
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-settings = hypothesis.settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 150)),
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+settings = hypothesis.settings(max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 150)))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 WATCHED = ("exec", "compile", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "code.")

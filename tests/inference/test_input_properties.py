@@ -21,13 +21,7 @@ PIL = pytest.importorskip("PIL.Image")
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-settings = hypothesis.settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 100)),
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+settings = hypothesis.settings(max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 100)))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 READER = Reader(

@@ -14,13 +14,7 @@ from mmseg_tome.merging.strategies import STRATEGIES
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-settings = hypothesis.settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 150)),
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+settings = hypothesis.settings(max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 150)))
 
 numbers = st.one_of(st.integers(), st.floats(), st.integers(0, 5), st.floats(0, 1), st.booleans())
 names = st.sampled_from(

@@ -16,13 +16,7 @@ from mmseg_tome.merging import (
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-settings = hypothesis.settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 200)),
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+settings = hypothesis.settings(max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 200)))
 
 sides = st.integers(1, 14)
 ratios = st.floats(0, 1, exclude_max=True)

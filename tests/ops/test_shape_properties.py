@@ -10,13 +10,7 @@ from mmseg_tome import ops
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 
-settings = hypothesis.settings(
-    max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 200)),
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+settings = hypothesis.settings(max_examples=int(os.environ.get("PROPERTY_EXAMPLES", 200)))
 
 # Dimensions by name, as they are where everything fits.
 FITTING = dict(B=2, N=6, C=4, M=3)

@@ -23,6 +23,7 @@ from benchmarking import cases as models
 from benchmarking import report as network_report
 from benchmarking.cases import UsageError
 from mmseg_tome.engine.arguments import read_size
+from mmseg_tome.engine.switches import DTYPES, LAUNCHES
 
 from . import logs, losses, report, running, sampling, variants
 from .data import CITYSCAPES_SIZE, Data
@@ -30,8 +31,6 @@ from .running import Budget, Execute
 from .variants import CASES, LOSSES, Run, Workspace
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 2, 20
-LAUNCHES = ("auto", "graphs", "eager")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
