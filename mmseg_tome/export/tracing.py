@@ -16,7 +16,7 @@ from mmseg_tome.merging import SlotMap, grid_cache
 from mmseg_tome.merging.strategies import neighbour
 from mmseg_tome.models import attention, fusion, layers
 from mmseg_tome.models.layers import Grid
-from mmseg_tome.ops import assignment, backend, matching, onnx, segment
+from mmseg_tome.ops import assignment, backend, local, matching, onnx, segment
 from mmseg_tome.ops.twins import replaced
 
 SCORES_MIB = 16
@@ -57,6 +57,7 @@ def plain_onnx(scores_mib: int = SCORES_MIB, any_size: bool = False) -> Iterator
     twins = {
         matching.match: onnx.match,
         assignment.assign: onnx.assign,
+        local.most_alike: onnx.most_alike,
         segment.segment_mean: onnx.segment_mean,
         layers.MixFFN.forward: mix_ffn,
         fusion.pointwise: pointwise,

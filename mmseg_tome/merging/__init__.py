@@ -21,6 +21,7 @@ from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy, register_strategy
 from mmseg_tome.merging.strategies.bipartite import AlternatingMatching, BipartiteMatching
 from mmseg_tome.merging.strategies.identity import Identity
+from mmseg_tome.merging.strategies.local import LocalMerging
 from mmseg_tome.merging.strategies.neighbour import NeighbourMerging1D, NeighbourMerging2D
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "AlternatingMatching",
     "BipartiteMatching",
     "Identity",
+    "LocalMerging",
     "MergingStrategy",
     "NeighbourMerging1D",
     "NeighbourMerging2D",

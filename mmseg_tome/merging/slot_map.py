@@ -19,11 +19,14 @@ class SlotMap(NamedTuple):
             never on the data, so that shapes stay static.
         order: What `ops.segment_order` gives for the map, so that merging again, or backwards,
             does not sort again. None is always right.
+        largest: The most tokens that a slot can hold, where that is known. A map that has `largest`
+            of them in every slot is even.
     """
 
     slot: Tensor
     num_slots: int
     order: ops.SegmentOrder | None = None
+    largest: int | None = None
 
     def merge(self, x: Tensor) -> Tensor:
         """Average the tokens of each slot, `[B, N, C] -> [B, M, C]`.
@@ -70,12 +73,13 @@ class SlotMap(NamedTuple):
         arXiv 2210.09461, section 3.2, "proportional attention").
 
         Returns:
-            `[B or 1, 1, 1, M]` in `dtype`, for any heads and queries; None if nothing merged.
+            `[B or 1, 1, 1, M]` in `dtype`, for any heads and queries; None if nothing merged, or
+            every key stands for as many as the others: softmax does not see what all logits share.
         """
-        if self.num_slots == self.slot.shape[1]:
+        tokens = self.slot.shape[1]
+        if tokens in (self.num_slots, self.num_slots * (self.largest or 0)):
             return None
-        wide = torch.promote_types(dtype, torch.float32)
-        return self.sizes().to(wide).log()[:, None, None].to(dtype)
+        return ops.log_sizes(self.slot, self.num_slots, dtype, self.order)
 
     def _is_identity(self, y: Tensor) -> bool:
         if y.shape[1] != self.num_slots:

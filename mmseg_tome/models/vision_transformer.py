@@ -40,7 +40,10 @@ def grid_slots(merger: TokenMerger, x: Tensor, hw: PassGrid) -> SlotMap:
 
 def keep_first(slots: SlotMap) -> SlotMap:
     """The slot map with one more token, and one more slot that is its own, before all others."""
-    order = slots.order and SegmentOrder(*(F.pad(index + 1, (1, 0)) for index in slots.order))
+    order = slots.order
+    if order is not None:
+        tokens, offsets = (F.pad(index + 1, (1, 0)) for index in order[:2])
+        order = SegmentOrder(tokens, offsets, order.largest)
     return SlotMap(F.pad(slots.slot + 1, (1, 0)), slots.num_slots + 1, order)
 
 

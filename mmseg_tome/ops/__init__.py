@@ -17,6 +17,7 @@ from mmseg_tome.ops import (
     backend,
     depthwise,
     labelling,
+    local,
     matching,
     normalization,
     onnx,  # noqa: F401  in an ONNX export its twins run
@@ -26,6 +27,7 @@ from mmseg_tome.ops import (
 )
 from mmseg_tome.ops.backend import BackendError, get_backend, set_backend, use_triton
 from mmseg_tome.ops.labelling import Windows
+from mmseg_tome.ops.local import Counts, slots_left, window_counts, window_sizes
 from mmseg_tome.ops.segment import SegmentOrder
 
 if backend.HAVE_OPERATORS:
@@ -33,22 +35,31 @@ if backend.HAVE_OPERATORS:
 
 __all__ = [
     "BackendError",
+    "Counts",
     "SegmentOrder",
     "Windows",
     "add_layer_norm",
     "add_resized",
     "assign",
+    "assign_windows",
     "depthwise_gelu",
     "gather_segments",
     "gather_segments_add",
     "get_backend",
     "label_map",
     "layer_norm",
+    "log_sizes",
     "match",
     "segment_mean",
     "segment_order",
     "set_backend",
+    "slots_left",
+    "window_counts",
+    "window_similarity",
+    "window_sizes",
 ]
+
+NO_ORDER = None, None, None
 
 
 def match(metric: Tensor, src: Tensor, dst: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,13 +89,73 @@ def assign(
     return function(similarity, nearest, r, src, dst, num_tokens)
 
 
-def segment_order(slot: Tensor, num_slots: int) -> SegmentOrder | None:
+def window_similarity(
+    metric: Tensor, window: Tensor, hw: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """How alike the tokens of each window are, see `local.window_similarity`; without a gradient.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    shapes.check_windows_of(metric, window, hw, stride)
+    metric = metric.detach()
+    if use_triton(metric):
+        return operators.window_similarity(metric, hw, stride)
+    return local.window_similarity(metric, window, hw, stride)
+
+
+def assign_windows(
+    similarity: Tensor,
+    windows: Tensor,
+    order: SegmentOrder | None,
+    counts: Counts,
+    hw: tuple[int, int],
+    stride: tuple[int, int],
+) -> tuple[Tensor, SegmentOrder | None]:
+    """The slot map that merges the most alike windows, see `local.assign_windows`, and its order.
+
+    Args:
+        similarity: How alike each window is, `[B, windows]`.
+        windows: Window of each token, `[1, H * W]`, int64.
+        order: `segment_order` of that map; the tokens of the new one are in the same order.
+        counts: How many windows of each shape merge.
+        hw: The grid of the tokens.
+        stride: Size `(sy, sx)` of a window in tokens.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are not so many windows.
+    """
+    shapes.check_assign_windows(similarity, windows, counts, hw, stride)
+    if not use_triton(similarity) or order is None:
+        return local.assign_windows(similarity, windows, counts, hw, stride), None
+    num_slots = local.slots_left(counts, hw, stride)
+    slot, offsets = operators.assign_windows(similarity, counts, num_slots, hw, stride)
+    return slot, SegmentOrder(order.tokens, offsets, order.largest)
+
+
+def segment_order(slot: Tensor, num_slots: int, largest: int | None = None) -> SegmentOrder | None:
     """What a slot map's merging can reuse, see `segment.segment_order`.
 
     None where the torch functions run, which do without. `segment_mean` and the gradient of
     `gather_segments` compute it where it is not given: worth keeping for a map used twice.
     """
-    return SegmentOrder(*operators.segment_order(slot, num_slots)) if use_triton(slot) else None
+    if not use_triton(slot):
+        return None
+    return SegmentOrder(*operators.segment_order(slot, num_slots), largest or slot.shape[1])
+
+
+def log_sizes(
+    slot: Tensor, num_slots: int, dtype: torch.dtype, order: SegmentOrder | None = None
+) -> Tensor:
+    """The logarithm of the tokens in each slot, `[B or 1, 1, 1, M]`, see `segment.log_sizes`.
+
+    Raises:
+        ValueError: The order is not that of the map.
+    """
+    if order is None or not use_triton(slot):
+        return segment.log_sizes(slot, num_slots, dtype)
+    shapes.check_order(order, slot, num_slots)
+    return operators.log_sizes(order.offsets, dtype)[:, None, None, :num_slots]
 
 
 def segment_mean(
@@ -106,7 +177,7 @@ def segment_mean(
         shapes.check_order(order, slot, num_slots)
     if not use_triton(x):
         return segment.segment_mean(x, slot, num_slots)
-    order = order or operators.segment_order(slot, num_slots)
+    order = order or segment_order(slot, num_slots)
     return operators.reduce(x, slot, *order, True)
 
 
@@ -124,7 +195,7 @@ def gather_segments(y: Tensor, slot: Tensor, order: SegmentOrder | None = None) 
     shapes.check_map(slot, y, tokens=False, order=order)
     if not use_triton(y):
         return segment.gather_segments(y, slot)
-    return operators.expand(y, slot, *(order or (None, None)), None, False)
+    return operators.expand(y, slot, *(order or NO_ORDER), None, False)
 
 
 def gather_segments_add(
@@ -144,7 +215,7 @@ def gather_segments_add(
     shapes.check_sum(residual, y, slot, order)
     if not use_triton(y, residual):
         return segment.gather_segments_add(y, slot, residual)
-    return operators.expand(y, slot, *(order or (None, None)), residual, False)
+    return operators.expand(y, slot, *(order or NO_ORDER), residual, False)
 
 
 def layer_norm(
@@ -199,7 +270,7 @@ def add_layer_norm(
     if not use_triton(residual, y, weight):
         return normalization.add_layer_norm(residual, y, slot, weight, bias, eps, dtype)
     dtype = dtype or torch.promote_types(residual.dtype, y.dtype)
-    order = order or (None, None)
+    order = order or NO_ORDER
     return layer_operators.add_layer_norm(residual, y, slot, *order, weight, bias, eps, dtype)[:2]
 
 

@@ -29,18 +29,18 @@ def layer_norm(x, weight, bias, eps, dtype, shift):
     return normalization_triton.layer_norm(x, weight, bias, eps, dtype, shift)
 
 
-def _add_layer_norm_shapes(residual, y, slot, tokens, offsets, weight, bias, eps, dtype):
+def _add_layer_norm_shapes(residual, y, slot, tokens, offsets, largest, weight, bias, eps, dtype):
     total = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, y.dtype))
     return total, torch.empty_like(residual, dtype=dtype), *(_per_token(total) for _ in range(2))
 
 
 @operator(
     "add_layer_norm(Tensor residual, Tensor y, Tensor? slot, Tensor? tokens, Tensor? offsets,"
-    " Tensor weight, Tensor bias, float eps, ScalarType dtype)"
+    " SymInt? largest, Tensor weight, Tensor bias, float eps, ScalarType dtype)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     _add_layer_norm_shapes,
 )
-def add_layer_norm(residual, y, slot, tokens, offsets, weight, bias, eps, dtype):
+def add_layer_norm(residual, y, slot, tokens, offsets, largest, weight, bias, eps, dtype):
     from mmseg_tome.ops import normalization_triton
 
     return normalization_triton.add_layer_norm(residual, y, slot, weight, bias, eps, dtype)
@@ -93,7 +93,7 @@ def _wide(*tensors):
 
 
 def _save_add_layer_norm(ctx, inputs, output):
-    residual, y, slot, tokens, offsets, weight, bias, ctx.eps, ctx.dtype = inputs
+    residual, y, slot, tokens, offsets, ctx.largest, weight, bias, ctx.eps, ctx.dtype = inputs
     total, _, mean, inverse = output
     ctx.dtypes, ctx.num_slots = (residual.dtype, y.dtype), y.shape[1]
     ctx.save_for_backward(total, weight, bias, mean, inverse, slot, tokens, offsets)
@@ -112,9 +112,10 @@ def _add_layer_norm_gradient(ctx, grad_total, grad, *_):
         )
     grad_y = grad_total
     if slot is not None and ctx.needs_input_grad[1]:
-        grad_y = reduce_by(grad_total, slot, tokens, offsets, ctx.num_slots, False)
+        order = tokens, offsets, ctx.largest
+        grad_y = reduce_by(grad_total, slot, *order, ctx.num_slots, False)
     grads = (g.to(dtype) for g, dtype in zip((grad_total, grad_y), ctx.dtypes, strict=True))
-    return *grads, None, None, None, grad_weight, grad_bias, None, None
+    return *grads, None, None, None, None, grad_weight, grad_bias, None, None
 
 
 layer_norm.set_gradient(_layer_norm_gradient, _save_layer_norm)

@@ -7,7 +7,7 @@ runs fast, and right, on a CPU.
 import torch
 from torch import Tensor
 
-from mmseg_tome.ops import assignment, backend, matching, segment
+from mmseg_tome.ops import assignment, backend, local, matching, segment
 from mmseg_tome.ops.twins import onnx_twin_of
 
 
@@ -41,6 +41,14 @@ def assign(
     slot = torch.zeros(batch, num_tokens, dtype=torch.int64, device=dst.device)
     slot = slot.scatter(1, dst.expand(batch, -1), dst_slot)
     return slot.scatter(1, src.expand(batch, -1), src_slot)
+
+
+@onnx_twin_of(local.most_alike)
+def most_alike(similarity: Tensor, r: int) -> Tensor:
+    """`ops.local.most_alike` for numbers. TopK keeps the lower of equal positions."""
+    best = similarity.topk(r, dim=1).indices
+    none = torch.zeros_like(similarity, dtype=torch.int64)
+    return none.scatter(1, best, torch.ones_like(best))
 
 
 @onnx_twin_of(segment.segment_mean)

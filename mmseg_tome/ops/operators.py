@@ -47,31 +47,71 @@ def segment_order(slot, num_slots):
     return segment_triton.segment_order(slot, num_slots)
 
 
-def _reduce_shape(x, slot, tokens, offsets, mean):
+def _log_sizes_shape(offsets, dtype):
+    return offsets.new_empty(offsets.shape[0], (offsets.shape[1] + 6) // 8 * 8, dtype=dtype)
+
+
+@operator("log_sizes(Tensor offsets, ScalarType dtype) -> Tensor", _log_sizes_shape)
+def log_sizes(offsets, dtype):
+    from mmseg_tome.ops import segment_triton
+
+    return segment_triton.log_sizes(offsets, dtype)
+
+
+def _window_shape(metric, hw, stride):
+    windows = -(-hw[0] // stride[0]) * -(-hw[1] // stride[1])
+    return metric.new_empty(metric.shape[0], windows, dtype=torch.float32)
+
+
+@operator("window_similarity(Tensor metric, SymInt[] hw, SymInt[] stride) -> Tensor", _window_shape)
+def window_similarity(metric, hw, stride):
+    from mmseg_tome.ops import local_triton
+
+    return local_triton.window_similarity(metric, hw, stride)
+
+
+def _assigned_shapes(similarity, counts, num_slots, hw, stride):
+    slot = similarity.new_empty(similarity.shape[0], hw[0] * hw[1], dtype=torch.int64)
+    return slot, similarity.new_empty(similarity.shape[0], num_slots + 1, dtype=torch.int32)
+
+
+@operator(
+    "assign_windows(Tensor similarity, SymInt[] counts, SymInt num_slots, SymInt[] hw,"
+    " SymInt[] stride) -> (Tensor, Tensor)",
+    _assigned_shapes,
+)
+def assign_windows(similarity, counts, num_slots, hw, stride):
+    from mmseg_tome.ops import local_triton
+
+    return local_triton.assign_windows(similarity, counts, num_slots, hw, stride)
+
+
+def _reduce_shape(x, slot, tokens, offsets, largest, mean):
     return x.new_empty(x.shape[0], offsets.shape[1] - 1, x.shape[2])
 
 
 @operator(
-    "reduce(Tensor x, Tensor slot, Tensor tokens, Tensor offsets, bool mean) -> Tensor",
+    "reduce(Tensor x, Tensor slot, Tensor tokens, Tensor offsets, SymInt largest, bool mean)"
+    " -> Tensor",
     _reduce_shape,
 )
-def reduce(x, slot, tokens, offsets, mean):
+def reduce(x, slot, tokens, offsets, largest, mean):
     from mmseg_tome.ops import segment_triton
 
-    return segment_triton.reduce(x, slot, tokens, offsets, mean)
+    return segment_triton.reduce(x, slot, tokens, offsets, largest, mean)
 
 
-def _expand_shape(y, slot, tokens, offsets, residual, mean):
+def _expand_shape(y, slot, tokens, offsets, largest, residual, mean):
     dtype = y.dtype if residual is None else torch.promote_types(y.dtype, residual.dtype)
     return y.new_empty(y.shape[0], slot.shape[1], y.shape[2], dtype=dtype)
 
 
 @operator(
-    "expand(Tensor y, Tensor slot, Tensor? tokens, Tensor? offsets, Tensor? residual, bool mean)"
-    " -> Tensor",
+    "expand(Tensor y, Tensor slot, Tensor? tokens, Tensor? offsets, SymInt? largest,"
+    " Tensor? residual, bool mean) -> Tensor",
     _expand_shape,
 )
-def expand(y, slot, tokens, offsets, residual, mean):
+def expand(y, slot, tokens, offsets, largest, residual, mean):
     from mmseg_tome.ops import segment_triton
 
     return segment_triton.expand(y, slot, offsets, residual, mean)
@@ -82,7 +122,7 @@ def expand(y, slot, tokens, offsets, residual, mean):
 
 
 def _save_for_expand(ctx, inputs, output):
-    _, slot, tokens, offsets, ctx.mean = inputs
+    _, slot, tokens, offsets, ctx.largest, ctx.mean = inputs
     ctx.save_for_backward(slot, tokens, offsets)
 
 
@@ -91,34 +131,35 @@ def _reduce_backward(ctx, grad):
     if is_opaque(grad):
         grad_x = segment.expand(grad, slot, ctx.mean)
     else:
-        grad_x = expand(grad, slot, tokens, offsets, None, ctx.mean)
-    return grad_x, None, None, None, None
+        grad_x = expand(grad, slot, tokens, offsets, ctx.largest, None, ctx.mean)
+    return grad_x, None, None, None, None, None
 
 
 def _save_for_reduce(ctx, inputs, output):
-    y, slot, tokens, offsets, residual, ctx.mean = inputs
+    y, slot, tokens, offsets, ctx.largest, residual, ctx.mean = inputs
     ctx.num_slots, ctx.dtype = y.shape[1], y.dtype
     ctx.residual_dtype = None if residual is None else residual.dtype
     ctx.save_for_backward(slot, tokens, offsets)
 
 
-def reduce_by(grad, slot, tokens, offsets, num_slots, mean):
+def reduce_by(grad, slot, tokens, offsets, largest, num_slots, mean):
     """`reduce` for gradients: with or without the map's order, in a transform, too."""
     if is_opaque(grad):
         return segment.reduce(grad, slot, num_slots, mean)
     if tokens is None:
-        tokens, offsets = segment_order(slot, num_slots)
-    return reduce(grad, slot, tokens, offsets, mean)
+        (tokens, offsets), largest = segment_order(slot, num_slots), slot.shape[1]
+    return reduce(grad, slot, tokens, offsets, largest, mean)
 
 
 def _expand_backward(ctx, grad):
     grad_y = grad_residual = None
     if ctx.needs_input_grad[0]:
         slot, tokens, offsets = ctx.saved_tensors
-        grad_y = reduce_by(grad, slot, tokens, offsets, ctx.num_slots, ctx.mean).to(ctx.dtype)
-    if ctx.needs_input_grad[4]:
+        order = tokens, offsets, ctx.largest
+        grad_y = reduce_by(grad, slot, *order, ctx.num_slots, ctx.mean).to(ctx.dtype)
+    if ctx.needs_input_grad[5]:
         grad_residual = grad.to(ctx.residual_dtype)
-    return grad_y, None, None, None, grad_residual, None
+    return grad_y, None, None, None, None, grad_residual, None
 
 
 reduce.set_gradient(_reduce_backward, _save_for_expand)

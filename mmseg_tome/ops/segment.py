@@ -17,25 +17,28 @@ class SegmentOrder(NamedTuple):
     """The tokens of a slot map sorted by slot, those of a slot in ascending order.
 
     Attributes:
-        tokens: `[B, N]` or `[1, N]`, int32.
+        tokens: `[B, N]`, or `[1, N]` where all samples share it, int32.
         offsets: Where each slot begins in `tokens`, and last N, `[B or 1, M + 1]`, int32.
+        largest: The most tokens that a slot can have, N where nothing is known.
     """
 
     tokens: Tensor
     offsets: Tensor
+    largest: int
 
 
-def segment_order(slot: Tensor, num_slots: int) -> SegmentOrder:
+def segment_order(slot: Tensor, num_slots: int, largest: int | None = None) -> SegmentOrder:
     """Sort the tokens of a slot map by slot.
 
     Args:
         slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, num_slots)`.
         num_slots: How many slots there are, M.
+        largest: The most tokens that a slot has, if known.
     """
     tokens = slot.argsort(dim=1, stable=True)
     first = torch.arange(num_slots + 1, device=slot.device).expand(slot.shape[0], -1)
     offsets = torch.searchsorted(slot.gather(1, tokens), first.contiguous())
-    return SegmentOrder(tokens.to(torch.int32), offsets.to(torch.int32))
+    return SegmentOrder(tokens.to(torch.int32), offsets.to(torch.int32), largest or slot.shape[1])
 
 
 @replaceable
@@ -97,6 +100,23 @@ def gather_segments_add(y: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
         residual: What to add to, `[B, N, C]`.
     """
     return residual + gather_segments(y, slot)
+
+
+def log_sizes(slot: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
+    """The logarithm of the number of tokens in each slot, as a bias of attention.
+
+    Args:
+        slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, num_slots)`.
+        num_slots: How many slots there are, M.
+        dtype: Of the result; the logarithm is taken in float32 at least.
+
+    Returns:
+        `[B or 1, 1, 1, M]`, for any heads and queries.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    zeros = slot.new_zeros(slot.shape[0], num_slots, dtype=wide)
+    sizes = zeros.scatter_add(1, slot, torch.ones_like(slot, dtype=wide))
+    return sizes.log().to(dtype)[:, None, None]
 
 
 def _count(index: Tensor, num_rows: int, dtype: torch.dtype) -> Tensor:

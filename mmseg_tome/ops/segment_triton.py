@@ -25,6 +25,10 @@ LIST_BLOCK, LIST_WARPS = 4096, 8
 """Tokens that a program looks for its slots in at a time."""
 SORT_M, SORT_STEP, SORT_WARPS = 16, 256, 4
 """Slots that a program sorts the tokens of, and tokens that it sorts at a time."""
+ALIGNMENT = 8
+"""Elements at whose multiples the rows of a bias of attention begin."""
+SIZES_BLOCK = 512
+"""Slots whose sizes a program takes the logarithm of."""
 BLOCK_C = 64
 """Channels of a program: rows are read in pieces of 128 bytes, or 256 in float32."""
 
@@ -77,7 +81,9 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     return tokens, offsets
 
 
-def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool) -> Tensor:
+def reduce(
+    x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, largest: int, mean: bool
+) -> Tensor:
     """Sum, or average, the tokens of each slot in float32, `[B, N, C] -> [B, M, C]`.
 
     Reads B N C elements and writes B M C, one addition for each element read.
@@ -87,13 +93,14 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
         slot: `[B, N]` or `[1, N]`, int64.
         tokens: The map's tokens sorted by slot, from `segment_order`.
         offsets: Where each slot's tokens begin among them, likewise.
+        largest: The most tokens that a slot has; a slot of fewer than TILE has no tile to itself.
         mean: Whether to divide by the number of tokens.
     """
     x, slot = x.contiguous(), slot.contiguous()
     batch, num_tokens, channels = x.shape
     num_slots = offsets.shape[1] - 1
-    shared = slot.shape[0] == 1
-    num_tiles = num_tokens // TILE
+    token_stride = 0 if tokens.shape[0] == 1 else num_tokens
+    num_tiles = num_tokens // TILE if largest >= TILE else 0
     tile_sums = x.new_empty(batch, max(num_tiles, 1), channels, dtype=torch.float32)
     out = x.new_empty(batch, num_slots, channels)
     block_c = min(next_power_of_2(channels), BLOCK_C)
@@ -109,7 +116,8 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
             num_tokens,
             num_tiles,
             channels,
-            0 if shared else num_tokens,
+            0 if slot.shape[0] == 1 else num_tokens,
+            token_stride,
             TILE=TILE,
             BLOCK_C=block_c,
             num_warps=TILE_WARPS,
@@ -129,8 +137,8 @@ def reduce(x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, mean: bool)
         num_slots,
         num_tiles,
         channels,
-        0 if shared else num_tokens,
-        0 if shared else num_slots + 1,
+        token_stride,
+        0 if offsets.shape[0] == 1 else num_slots + 1,
         MEAN=mean,
         TILE=TILE,
         BLOCK_M=block_m,
@@ -185,6 +193,37 @@ def expand(
         BLOCK_C=block_c,
     )
     return out
+
+
+def log_sizes(offsets: Tensor, dtype: torch.dtype) -> Tensor:
+    """See `mmseg_tome.ops.segment.log_sizes`.
+
+    Args:
+        offsets: Where each slot's tokens begin, `[B or 1, M + 1]`.
+        dtype: Of the result.
+
+    Returns:
+        `[B or 1, P]`, P being M rounded up to `ALIGNMENT`: torch's attention copies a bias whose
+        rows begin elsewhere. What lies behind the slots is 0.
+    """
+    offsets = offsets.contiguous()
+    maps, num_slots = offsets.shape[0], offsets.shape[1] - 1
+    pitch = ceil_div(num_slots, ALIGNMENT) * ALIGNMENT
+    out = offsets.new_empty(maps, pitch, dtype=dtype)
+    grid = (ceil_div(pitch, SIZES_BLOCK), maps)
+    launch(_log_sizes_kernel, grid, offsets, out, num_slots, pitch, BLOCK=SIZES_BLOCK, num_warps=4)
+    return out
+
+
+@triton.jit
+def _log_sizes_kernel(offsets, out, num_slots, pitch, BLOCK: tl.constexpr):
+    b = tl.program_id(1).to(tl.int64)
+    m = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = m < num_slots
+    at = offsets + b * (num_slots + 1) + m
+    size = tl.load(at + 1, mask=there, other=1) - tl.load(at, mask=there, other=0)
+    value = tl.log(size.to(tl.float32)).to(out.dtype.element_ty)
+    tl.store(out + b * pitch + m, value, mask=m < pitch)
 
 
 @triton.jit
@@ -271,6 +310,7 @@ def _tile_kernel(
     num_tiles,
     channels,
     map_stride,
+    token_stride,
     TILE: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
@@ -278,7 +318,7 @@ def _tile_kernel(
     tile = tl.program_id(0)
     b = tl.program_id(2).to(tl.int64)
     slot += b * map_stride
-    tokens += b * map_stride + tile * TILE
+    tokens += b * token_stride + tile * TILE
     first = tl.load(slot + tl.load(tokens))
     last = tl.load(slot + tl.load(tokens + TILE - 1))
     if first == last:
@@ -301,7 +341,7 @@ def _reduce_kernel(
     num_slots,
     num_tiles,
     channels,
-    map_stride,
+    token_stride,
     offset_stride,
     MEAN: tl.constexpr,
     TILE: tl.constexpr,
@@ -311,7 +351,7 @@ def _reduce_kernel(
 ):
     """Sum the rows of BLOCK_M slots, ROWS of each at a time: loose tokens, then whole tiles."""
     b = tl.program_id(2).to(tl.int64)
-    tokens += b * map_stride
+    tokens += b * token_stride
     offsets += b * offset_stride
     x += b * num_tokens * channels
     tile_sums += b * num_tiles * channels

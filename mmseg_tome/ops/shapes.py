@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from mmseg_tome.ops.labelling import Windows
+from mmseg_tome.ops.local import window_counts
 from mmseg_tome.ops.segment import SegmentOrder
 
 
@@ -50,6 +51,38 @@ def check_assign(
         raise ValueError(f"r must be between 0 and the {src.shape[0]} sources, got {r}")
 
 
+def check_windows_of(
+    metric: Tensor, window: Tensor, hw: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    """Raise ValueError unless tokens are those of a grid, and each is in a window of it."""
+    check_tokens(metric)
+    if metric.shape[1] != hw[0] * hw[1] or window.shape != (1, metric.shape[1]) or min(stride) < 1:
+        raise ValueError(
+            f"tokens {tuple(metric.shape)} and their windows {tuple(window.shape)}, of {stride}, "
+            f"do not fit a grid of {hw[0]}x{hw[1]}"
+        )
+
+
+def check_assign_windows(
+    similarity: Tensor,
+    window: Tensor,
+    counts: Sequence[int],
+    hw: tuple[int, int],
+    stride: tuple[int, int],
+) -> None:
+    """Raise ValueError unless similarities are those of a grid's windows, of which some merge."""
+    there = window_counts(hw, stride)
+    if similarity.ndim != 2 or similarity.shape[1] != sum(there):
+        raise ValueError(
+            f"similarities {tuple(similarity.shape)} are not those of the {sum(there)} windows of "
+            f"{stride} tokens on a grid of {hw[0]}x{hw[1]}"
+        )
+    if window.shape != (1, hw[0] * hw[1]):
+        raise ValueError(f"windows {tuple(window.shape)} do not fit a grid of {hw[0]}x{hw[1]}")
+    if len(counts) != 4 or not all(0 <= r <= n for r, n in zip(counts, there, strict=True)):
+        raise ValueError(f"of {tuple(there)} windows {tuple(counts)} cannot merge")
+
+
 def check_map(
     slot: Tensor, x: Tensor, tokens: bool = True, order: SegmentOrder | None = None
 ) -> None:
@@ -70,8 +103,12 @@ def check_map(
 
 def check_order(order: SegmentOrder, slot: Tensor, num_slots: int) -> None:
     """Raise ValueError unless an order is of such a slot map."""
-    tokens, offsets = order
-    if tokens.shape != slot.shape or offsets.shape != (slot.shape[0], num_slots + 1):
+    tokens, offsets, _ = order
+    shared = tokens.shape == (1, slot.shape[1])
+    if not (shared or tokens.shape == slot.shape) or offsets.shape != (
+        slot.shape[0],
+        num_slots + 1,
+    ):
         raise ValueError(
             f"the order of a slot map, {tuple(tokens.shape)} and {tuple(offsets.shape)}, is not of "
             f"{tuple(slot.shape)} tokens in {num_slots} slots"

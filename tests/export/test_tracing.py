@@ -18,9 +18,13 @@ MIXED = [
     dict(q=dict(mode="n2d", stride=(2, 3)), kv=dict(mode="tome", ratio=0.4)),
     dict(q=dict(mode="tome", ratio=0.3), kv=dict(mode="n1d", stride=3), reuse=2),
 ]
+LOCAL = [
+    dict(kv=dict(mode="local", ratio=0.5), proportional=True),
+    dict(q=dict(mode="local", ratio=0.4, stride=(2, 3)), kv=dict(mode="local", ratio=0.6)),
+]
 
 
-@pytest.mark.parametrize("tome_cfg", [None, "hq", "fast", "fast-prop", "n2d", MIXED])
+@pytest.mark.parametrize("tome_cfg", [None, "hq", "fast", "fast-prop", "n2d", MIXED, LOCAL])
 @pytest.mark.parametrize("task", ["segmentation", "pose"])
 @pytest.mark.parametrize("context", [portable, plain_onnx])
 def test_twins_are_the_same_functions(tiny, tome_cfg, task, context):

@@ -8,6 +8,7 @@ from mmseg_tome.merging import (
     AlternatingMatching,
     BipartiteMatching,
     Identity,
+    LocalMerging,
     MergingStrategy,
     NeighbourMerging1D,
     NeighbourMerging2D,
@@ -23,6 +24,8 @@ EVERY = [
     NeighbourMerging2D((3, 4)),
     NeighbourMerging1D(2),
     NeighbourMerging1D(5),
+    LocalMerging(0.5, (2, 2)),
+    LocalMerging(0.8, (4, 3)),
     Identity(),
 ]
 
@@ -54,7 +57,7 @@ def bipartite_by_hand(metric, destinations, ratio):
 @pytest.mark.parametrize("strategy", EVERY, ids=repr)
 def test_every_slot_is_used_and_their_number_is_known_beforehand(strategy, hw):
     metric = torch.randn(3, hw[0] * hw[1], 6)
-    slot, num_slots, _ = strategy(metric, hw)
+    slot, num_slots, *_ = strategy(metric, hw)
     assert num_slots == strategy.num_slots(hw)
     assert slot.shape[1] == hw[0] * hw[1]
     for sample in slot:
@@ -101,6 +104,44 @@ def test_neighbour_merging_1d_is_average_pooling(stride):
     torch.testing.assert_close(merged, pooled.transpose(1, 2))
 
 
+@pytest.mark.parametrize("hw", GRIDS)
+@pytest.mark.parametrize("stride", [(2, 2), (3, 4)])
+def test_local_merging_at_its_largest_ratio_is_neighbour_merging(hw, stride):
+    x = torch.randn(2, hw[0] * hw[1], 5)
+    local = LocalMerging(1 - 1 / (stride[0] * stride[1]), stride)(x, hw)
+    windows = NeighbourMerging2D(stride)(x, hw)
+    # Where the border cuts windows, less than that ratio can go.
+    even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
+    assert local.num_slots >= windows.num_slots
+    if even:
+        assert local.slot.tolist() == windows.slot.tolist()
+    assert LocalMerging(0.99, stride)(x, hw).slot.tolist() == windows.slot.tolist()
+
+
+@pytest.mark.parametrize("hw", GRIDS)
+@pytest.mark.parametrize("ratio", [0.1, 0.37, 0.5, 0.7])
+def test_local_merging_removes_what_the_ratio_says_in_whole_windows(hw, ratio):
+    tokens = hw[0] * hw[1]
+    removed = tokens - LocalMerging(ratio, (2, 2)).num_slots(hw)
+    most = tokens - NeighbourMerging2D((2, 2)).num_slots(hw)
+    assert removed <= min(int(tokens * ratio), most)
+    # Less by a window's tokens, and by those of a cut one on each side.
+    assert removed >= min(int(tokens * ratio), most) - 5
+
+
+def test_local_merging_takes_the_windows_that_are_alike():
+    x = torch.randn(1, 4, 6, 8)
+    x[0, :2, 2:4] = x[0, 0, 2]  # the second window
+    x[0, 2:, 4:] = x[0, 3, 5]  # the sixth
+    slot = LocalMerging(0.25, (2, 2))(x.flatten(1, 2), (4, 6)).slot.view(4, 6)
+    assert slot.tolist() == [
+        [0, 1, 4, 4, 5, 6],
+        [2, 3, 4, 4, 7, 8],
+        [9, 10, 13, 14, 17, 17],
+        [11, 12, 15, 16, 17, 17],
+    ]
+
+
 @pytest.mark.parametrize("hw", [(1, 1), (3, 3), (2, 9)])
 def test_a_grid_below_one_cell_is_left_alone(hw):
     x = torch.randn(2, hw[0] * hw[1], 4)
@@ -116,7 +157,7 @@ def test_ratio_zero_merges_nothing():
 
 def test_ties_keep_the_lower_index():
     # All tokens alike: every source is as near to each destination, and to the first above all.
-    slot, num_slots, _ = BipartiteMatching(0.5, (2, 2))(torch.ones(1, 16, 3), (4, 4))
+    slot, num_slots, *_ = BipartiteMatching(0.5, (2, 2))(torch.ones(1, 16, 3), (4, 4))
     assert num_slots == 8
     sources = [n for n in range(16) if n not in (0, 2, 8, 10)]
     assert groups(slot[0]) == {

@@ -9,6 +9,7 @@ from mmseg_tome.merging import (
     AlternatingMatching,
     BipartiteMatching,
     Identity,
+    LocalMerging,
     NeighbourMerging1D,
     NeighbourMerging2D,
 )
@@ -26,6 +27,7 @@ strategies = st.one_of(
     st.builds(AlternatingMatching, ratios),
     st.builds(NeighbourMerging1D, st.integers(1, 9)),
     st.builds(NeighbourMerging2D, strides),
+    st.builds(LocalMerging, ratios, strides),
     st.just(Identity()),
 )
 

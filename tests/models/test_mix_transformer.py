@@ -23,7 +23,10 @@ def run(model, image):
         return model(image)
 
 
-@pytest.mark.parametrize("tome_cfg", [*PRESETS, ALL])
+LOCAL = [dict(q=dict(mode="local", ratio=0.4), kv=dict(mode="local", ratio=0.6))] * 4
+
+
+@pytest.mark.parametrize("tome_cfg", [*PRESETS, ALL, LOCAL])
 @pytest.mark.parametrize("size", [(64, 64), (97, 71), (33, 130)])
 def test_odd_sizes_keep_the_stock_shapes(tiny, tome_cfg, size):
     outs = run(tiny(tome_cfg=tome_cfg), torch.randn(2, 3, *size))
@@ -34,7 +37,7 @@ def test_odd_sizes_keep_the_stock_shapes(tiny, tome_cfg, size):
         assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("tome_cfg", PRESETS)
+@pytest.mark.parametrize("tome_cfg", [*PRESETS, LOCAL])
 def test_samples_of_a_batch_are_independent(tiny, tome_cfg):
     model, images = tiny(tome_cfg=tome_cfg), torch.randn(3, 3, 96, 128)
     together = run(model, images)

@@ -39,7 +39,10 @@ SETTINGS = {
     "proportional": dict(q=BSM, kv=BSM, proportional=True),
     "reuse": dict(q=BSM, kv=BSM, reuse=2, proportional=True),
 }
-OPTIONS = dict(none={}, bsm=BSM, tome=dict(ratio=0.4), n2d=dict(stride=(2, 2)), n1d=dict(stride=3))
+LOCAL = dict(ratio=0.5, stride=(2, 2))
+OPTIONS = dict(
+    none={}, bsm=BSM, tome=dict(ratio=0.4), n2d=dict(stride=(2, 2)), n1d=dict(stride=3), local=LOCAL
+)
 
 each_backbone = pytest.mark.parametrize("name", BACKBONES)
 

@@ -83,7 +83,8 @@ def test_keeping_a_token_keeps_the_order_right():
     kept = keep_first(SlotMap(slot, 3, SegmentOrder(*segment_order(slot, 3))))
     assert kept.slot.tolist() == [[0, 1, 2, 2, 3, 2], [0, 3, 3, 1, 1, 2]]
     assert kept.num_slots == 4
-    for ours, expected in zip(kept.order, segment_order(kept.slot, 4), strict=True):
+    assert kept.order.largest == 5
+    for ours, expected in zip(kept.order[:2], segment_order(kept.slot, 4)[:2], strict=True):
         assert torch.equal(ours, expected)
         assert ours.dtype == expected.dtype
 

@@ -34,7 +34,7 @@ def number(value):
 
 
 def order(tokens, offsets):
-    return lambda make: SegmentOrder(make(*tokens).int(), make(*offsets).int())
+    return lambda make: SegmentOrder(make(*tokens).int(), make(*offsets).int(), 12)
 
 
 EPS = number(1e-6)
@@ -71,6 +71,20 @@ CASES = {
     "similarities": (ops.assign, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12)),
     "nearest": (ops.assign, of(2, 9), index(1, 9), number(3), index(9), index(3), number(12)),
     "tokens": (ops.assign, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13)),
+    "tokens of another grid": (
+        ops.window_similarity, X, index(1, 12), number((3, 3)), number((2, 2)),
+    ),
+    "windows of each sample": (
+        ops.window_similarity, X, index(2, 12), number((3, 4)), number((2, 2)),
+    ),
+    "similarities of other windows": (
+        ops.assign_windows, of(2, 3), index(1, 12), number(None), number((1, 0, 0, 0)),
+        number((3, 4)), number((2, 2)),
+    ),
+    "more windows than there are": (
+        ops.assign_windows, of(2, 4), index(1, 12), number(None), number((3, 0, 0, 0)),
+        number((3, 4)), number((2, 2)),
+    ),
     "feature map of other channels": (
         lambda x, y: ops.add_resized(x, [y], True), of(2, 16, 4, 4), of(2, 8, 2, 2),
     ),

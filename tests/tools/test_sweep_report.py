@@ -14,7 +14,7 @@ from mmengine.config import Config
 from sweeping import plots, report, rows, settings
 from sweeping.settings import NONE, SWEEPS, Setting
 
-from mmseg_tome.merging import PRESETS, parse_tome_cfg
+from mmseg_tome.merging import PRESETS, LocalMerging, parse_tome_cfg
 
 ALL = settings.settings(list(SWEEPS))
 
@@ -25,7 +25,10 @@ def test_every_setting_occurs_once_and_can_name_a_file():
     assert all(re.fullmatch(r"[\w.-]+", setting.name) for setting in ALL)
 
 
-@pytest.mark.parametrize("sweep", [s for s in SWEEPS if s not in ("preset", "downsample")])
+ALONE = ("preset", "downsample", "local", "local-stage")
+
+
+@pytest.mark.parametrize("sweep", [s for s in SWEEPS if s not in ALONE])
 def test_a_preset_is_a_point_of_each_sweep_under_its_own_name(sweep):
     names = {point.setting.name for point in settings.points([sweep])}
     if sweep != "stage":
@@ -44,6 +47,13 @@ def test_sweeps_vary_what_they_say():
     assert stages == [False, False, True, False]
     assert [stage.reuse for stage in by_name["fast-reuse-8"]] == [8] * 4
     assert by_name["hq-kv"][3] == NONE_STAGE
+    local = by_name["local-kv-4x4-0.5-prop"]
+    assert local == [(NONE_STAGE.q, LocalMerging(0.5, (4, 4)), 1, True)] * 4
+    assert by_name["local-q-2x2-0.25"][1:3] == [
+        NONE_STAGE,
+        (LocalMerging(0.25, (2, 2)), NONE_STAGE.kv, 1, False),
+    ]
+    assert by_name["local-q-stage-2"][1].q == LocalMerging(0.5, (2, 2))
     assert by_name["hq-everywhere-both"] == [type(hq[0])(hq[3].q, hq[0].kv)] * 4
 
 

@@ -19,6 +19,8 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
         depthwise_triton,
         labelling_triton,
         launching,
+        local,
+        local_triton,
         matching_triton,
         normalization_triton,
         resizing_triton,
@@ -52,8 +54,14 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
                 pairs = matching_triton.match(x, src, dst, tf32)
             slot = assignment_triton.assign(*pairs, tokens - num_slots, src, dst, tokens)
             order = segment_triton.segment_order(slot, num_slots)
+            segment_triton.log_sizes(order[1], dtype)
+            for hw in ((1, tokens), (3, tokens // 3)):
+                for stride in ((1, 4), (2, 2), (4, 4)):
+                    windows = sum(local.window_counts(hw, stride))
+                    alike = local_triton.window_similarity(x, hw, stride)[:, :windows]
+                    local_triton.assign_windows(alike, (1, 0, 0, 0), num_slots, hw, stride)
             for mean in (True, False):
-                y = segment_triton.reduce(x, slot, *order, mean)
+                y = segment_triton.reduce(x, slot, *order, tokens, mean)
                 segment_triton.expand(y, slot, order[1], x if mean else x.float(), False)
                 segment_triton.expand(y, slot, order[1], None, mean)
             y, weight = x[:, :num_slots], torch.empty(channels, dtype=dtype, device="meta")

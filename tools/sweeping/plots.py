@@ -27,6 +27,8 @@ AXES = {
     "stage": "the only stage that merges",
     "target": "what merges",
     "reuse": "blocks that share slot maps",
+    "local": "ratio of tokens removed",
+    "local-stage": "the only stage that merges",
 }
 """Sweeps that have a panel, and what their horizontal axis says."""
 

@@ -57,6 +57,7 @@ NONE = Setting("none")
 """What every other setting is compared with."""
 
 RATIOS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
+LOCAL_RATIOS = (0.25, 0.5, 0.625, 0.75)
 STRIDES = (2, 4, 8)
 REUSES = (1, 2, 4, 8)
 BASES = ("hq", "fast")
@@ -128,6 +129,37 @@ def _reuses() -> Iterator[Point]:
             yield Point("reuse", base, str(reuse), Setting(f"{base}-reuse-{reuse}", tome_cfg))
 
 
+def _local() -> Iterator[Point]:
+    """Local merging on its own: keys and values of every stage, or queries of the last two."""
+    lines = (
+        ("keys/values, 2x2 windows", "kv", (2, 2), LOCAL_RATIOS),
+        ("keys/values, 4x4 windows", "kv", (4, 4), (*LOCAL_RATIOS, 0.9)),
+        ("queries, 2x2 windows", "q", (2, 2), LOCAL_RATIOS),
+    )
+    for line, sequence, stride, ratios in lines:
+        for proportional in (False, True) if sequence == "kv" else (False,):
+            for ratio in ratios:
+                how = {sequence: dict(mode="local", ratio=ratio, stride=stride)}
+                if proportional:
+                    how["proportional"] = True
+                tome_cfg = [how] * 4 if sequence == "kv" else [{}, {}, how, how]
+                ending = "-prop" if proportional else ""
+                name = f"local-{sequence}-{stride[0]}x{stride[1]}-{ratio}{ending}"
+                title = f"{line}, proportional" if proportional else line
+                yield Point("local", title, ratio, Setting(name, tome_cfg))
+
+
+def _local_stages() -> Iterator[Point]:
+    """Half of the keys and values, or of the queries, in one stage at a time."""
+    half = dict(mode="local", ratio=0.5, stride=(2, 2))
+    for sequence, line in (("q", "queries"), ("kv", "keys/values")):
+        for i in range(4):
+            how = {sequence: half} | ({"proportional": True} if sequence == "kv" else {})
+            tome_cfg = [how if i == j else {} for j in range(4)]
+            name = f"local-{sequence}-stage-{i + 1}"
+            yield Point("local-stage", line, str(i + 1), Setting(name, tome_cfg))
+
+
 def _downsample() -> Iterator[Point]:
     yield Point("downsample", "presets", "downsample", Setting("downsample", down_sample=True))
 
@@ -140,6 +172,8 @@ SWEEPS: dict[str, Callable[[], Iterator[Point]]] = {
     "stage": _stages,
     "target": _targets,
     "reuse": _reuses,
+    "local": _local,
+    "local-stage": _local_stages,
 }
 """The points of each sweep, by the name that `--vary` takes."""
 

@@ -4,7 +4,8 @@ Ways have names such as `n2d-2x2` and `bsm-4x4-0.8-prop`: strategy, cell, ratio,
 values whether attention is proportional. The list is short, as `tools/sweep.py` showed what is
 worth trying: queries merge at hardly any cost; keys and values are cheap in 2x2 cells; in 4x4 cells
 they cost most around ratio 0.8 and less where every source goes, and little with proportional
-attention; 8x8 cells are bad. Every preset is in the space.
+attention; 8x8 cells are bad. Local merging is almost free to find and as close where attention is
+proportional. Every preset is in the space.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ WAYS: dict[str, dict] = {
         for side, ratios in ((2, (0.6, 0.75)), (4, (0.6, 0.8, 0.9, 0.9375)))
         for ratio in ratios
     },
+    **{
+        f"local-2x2-{ratio:g}": dict(mode="local", ratio=ratio, stride=(2, 2))
+        for ratio in (0.25, 0.5, 0.625)
+    },
+    "local-4x4-0.75": dict(mode="local", ratio=0.75, stride=(4, 4)),
 }
 """Each way's entry in a `tome_cfg`."""
 
@@ -37,9 +43,16 @@ PROPORTIONAL = "-prop"
 """Ends the name of a way to merge keys and values that counts each for all it stands for."""
 
 _KEYS = ("bsm-2x2-0.6", "bsm-2x2-0.75", "bsm-4x4-0.9", "bsm-4x4-0.9375")
+_LOCAL_KEYS = ("local-2x2-0.25", "local-2x2-0.5", "local-2x2-0.625", "local-4x4-0.75")
+_QUERIES = ("bsm-4x4-0.6", "bsm-4x4-0.8", "bsm-4x4-0.9", "bsm-4x4-0.9375", "local-2x2-0.5")
 CANDIDATES = {
-    "q": ("n2d-2x2", "n2d-4x4", "bsm-4x4-0.6", "bsm-4x4-0.8", "bsm-4x4-0.9", "bsm-4x4-0.9375"),
-    "kv": ("n2d-2x2", "n2d-4x4", *_KEYS, *(way + PROPORTIONAL for way in _KEYS)),
+    "q": ("n2d-2x2", "n2d-4x4", *_QUERIES),
+    "kv": (
+        "n2d-2x2",
+        "n2d-4x4",
+        *_KEYS,
+        *(way + PROPORTIONAL for way in (*_KEYS, *_LOCAL_KEYS)),
+    ),
 }
 """The ways that are tried on each sequence. Cells of `n2d` are all of a size: `-prop` is idle."""
 
@@ -124,7 +137,7 @@ class Space:
             way if way in self.ways[stage][sequence] else PLAIN
             for sequence, way in zip(SEQUENCES, choice[:2], strict=True)
         )
-        matches = any(way.startswith("bsm") for way in (q, kv))
+        matches = any(way.startswith(("bsm", "local")) for way in (q, kv))
         return Choice(q, kv, min(choice.reuse, self.reuses[stage][-1]) if matches else 1)
 
     def presets(self) -> dict[str, Plan]:
@@ -189,7 +202,7 @@ def _merger(way: str) -> dict:
 
 def _choice_of(stage: dict) -> Choice:
     q, kv = (_name(stage[s]) if s in stage else PLAIN for s in SEQUENCES)
-    if kv.startswith("bsm") and stage.get("proportional"):
+    if kv.startswith(("bsm", "local")) and stage.get("proportional"):
         kv += PROPORTIONAL
     return Choice(q, kv, stage.get("reuse", 1))
 

@@ -70,4 +70,5 @@ def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.devic
     windows_per_row = (width + sx - 1) // sx
     slot = (row[:, None] * windows_per_row + col).reshape(1, -1)  # [1, H * W]
     num_slots = (height + sy - 1) // sy * windows_per_row
-    return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots))
+    largest = min(sy, height) * min(sx, width)
+    return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots, largest), largest)

@@ -1,0 +1,290 @@
+"""Local merging as Triton kernels: one pass over the tokens, then one over the windows.
+
+The first launch reads each token once and leaves one number a window. In the second, programs
+number the slots of STEP windows each; every one of them finds by itself, by bisection among all
+windows of the sample, how alike a window must be to merge: the same search at the same time needs
+no launch of its own and no program waits for another.
+
+Bytes of a sample with N tokens of C channels, E bytes an element, in W windows: N C E and 4 W, then
+4 W for each program of STEP windows, 8 N and 4 M written. FLOP: 5 N C on the ordinary units.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mmseg_tome.ops.assignment_triton import _keys as similarity_keys
+from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.local import Counts
+from mmseg_tome.ops.matching_triton import _rsqrt as inverse_root
+
+ELEMENTS = 2048
+"""Elements of the tokens that a program holds at once."""
+BLOCK = 16384
+"""Most similarities that a program reads at a time."""
+STEP = 256
+"""Windows whose slots a program numbers."""
+NO_KEY = tl.constexpr(-0x80000000)
+"""Of a window that is not asked for."""
+
+
+def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """See `mmseg_tome.ops.local.window_similarity`."""
+    metric = metric.contiguous()
+    batch, _, channels = metric.shape
+    rows, cols = ceil_div(hw[0], stride[0]), ceil_div(hw[1], stride[1])
+    similarity = metric.new_empty(batch, rows * cols, dtype=torch.float32)
+    block_k = next_power_of_2(stride[0] * stride[1])
+    block_c = min(next_power_of_2(channels), 128, max(ELEMENTS // block_k, 16))
+    block_w = max(ELEMENTS // (block_k * block_c), 1)
+    launch(
+        _similarity_kernel,
+        (ceil_div(rows * cols, block_w), batch),
+        metric,
+        similarity,
+        *hw,
+        channels,
+        rows * cols,
+        cols,
+        SY=stride[0],
+        SX=stride[1],
+        BLOCK_W=block_w,
+        BLOCK_K=block_k,
+        BLOCK_C=block_c,
+        num_warps=4,
+    )
+    return similarity
+
+
+def assign_windows(
+    similarity: Tensor,
+    counts: Counts,
+    num_slots: int,
+    hw: tuple[int, int],
+    stride: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """See `mmseg_tome.ops.local.assign_windows`.
+
+    Args:
+        similarity: `[B, windows]`, float32.
+        counts: How many windows of each shape merge.
+        num_slots: What is left then, M.
+        hw: The grid of the tokens.
+        stride: Size of a window in tokens.
+
+    Returns:
+        The slot of each token, `[B, H * W]`, int64, and where each slot's tokens begin among those
+        sorted by window, and by slot, `[B, M + 1]`, int32.
+    """
+    similarity = similarity.contiguous()
+    batch, windows = similarity.shape
+    slot = similarity.new_empty(batch, hw[0] * hw[1], dtype=torch.int64)
+    offsets = similarity.new_empty(batch, num_slots + 1, dtype=torch.int32)
+    is_even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
+    block = min(next_power_of_2(windows), BLOCK)
+    launch(
+        _assign_kernel,
+        (ceil_div(windows, STEP), batch),
+        similarity,
+        slot,
+        offsets,
+        *hw,
+        num_slots,
+        *counts,
+        SY=stride[0],
+        SX=stride[1],
+        FIRST_KIND=-1 if is_even else 0,
+        LAST_KIND=-1 if is_even else 3,
+        BLOCK=block,
+        SINGLE=windows <= block,
+        STEP=STEP,
+        BLOCK_K=next_power_of_2(stride[0] * stride[1]),
+        num_warps=min(max(block // 256, 4), 16),
+    )
+    return slot, offsets
+
+
+@triton.jit
+def _similarity_kernel(
+    metric,
+    similarity,
+    height,
+    width,
+    channels,
+    windows,
+    cols,
+    SY: tl.constexpr,
+    SX: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    b = tl.program_id(1).to(tl.int64)
+    w = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
+    k = tl.arange(0, BLOCK_K)
+    row = (w // cols * SY)[:, None] + (k // SX)[None, :]  # [BLOCK_W, BLOCK_K]
+    col = (w % cols * SX)[:, None] + (k % SX)[None, :]
+    there = (w < windows)[:, None] & (k < SY * SX)[None, :] & (row < height) & (col < width)
+    at = metric + (b * height * width + row * width + col) * channels
+    square = tl.zeros((BLOCK_W, BLOCK_K), tl.float32)
+    product = tl.zeros((BLOCK_W, BLOCK_K), tl.float32)
+    of_total = tl.zeros((BLOCK_W,), tl.float32)
+    for c0 in range(0, channels, BLOCK_C):
+        c = c0 + tl.arange(0, BLOCK_C)
+        used = there[:, :, None] & (c < channels)[None, None, :]
+        x = tl.load(at[:, :, None] + c[None, None, :], mask=used, other=0.0).to(tl.float32)
+        total = tl.sum(x, 1)  # [BLOCK_W, BLOCK_C]; in the direction of the mean
+        square += tl.sum(x * x, 2)
+        product += tl.sum(x * total[:, None, :], 2)
+        of_total += tl.sum(total * total, 1)
+    inverse = inverse_root(square)
+    cosines = tl.sum(tl.where(inverse > 0, product * inverse, 0.0), 1)
+    inverse = inverse_root(of_total)
+    mean = cosines * inverse / tl.maximum(tl.sum(there.to(tl.int32), 1), 1).to(tl.float32)
+    tl.store(similarity + b * windows + w, tl.where(inverse > 0, mean, 0.0), mask=w < windows)
+
+
+@triton.jit
+def _keys(similarity, w, height, width, KIND: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr):
+    """Similarities as integers in their order; `NO_KEY`, less than any, of windows of other shapes.
+
+    KIND is 0 for full windows, 1 for those at the right, 2 at the bottom, 3 in the corner, and -1
+    where all windows are full.
+    """
+    rows, cols = tl.cdiv(height, SY), tl.cdiv(width, SX)
+    keys = similarity_keys(similarity, w, rows * cols)
+    if KIND >= 0:
+        kind = 2 * (w // cols >= height // SY).to(tl.int32)
+        kind += (w % cols >= width // SX).to(tl.int32)
+        keys = tl.where(kind == KIND, keys, NO_KEY)
+    return keys
+
+
+@triton.jit
+def _range(
+    similarity,
+    keys,
+    height,
+    width,
+    KIND: tl.constexpr,
+    SY: tl.constexpr,
+    SX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SINGLE: tl.constexpr,
+):
+    """The smallest and the largest key of one shape; `keys` are the first BLOCK of them."""
+    lowest = tl.where(keys == NO_KEY, 0x7FFFFFFF, keys)
+    highest = keys
+    if not SINGLE:
+        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
+            more = _keys(similarity, start + tl.arange(0, BLOCK), height, width, KIND, SY, SX)
+            lowest = tl.minimum(lowest, tl.where(more == NO_KEY, 0x7FFFFFFF, more))
+            highest = tl.maximum(highest, more)
+    return tl.min(lowest, 0), tl.max(highest, 0)
+
+
+@triton.jit
+def _count(
+    similarity,
+    keys,
+    least,
+    height,
+    width,
+    KIND: tl.constexpr,
+    SY: tl.constexpr,
+    SX: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SINGLE: tl.constexpr,
+):
+    """How many keys of one shape are larger than `least`; `keys` are the first BLOCK of them."""
+    found = (keys > least).to(tl.int32)
+    if not SINGLE:
+        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
+            w = start + tl.arange(0, BLOCK)
+            found += (_keys(similarity, w, height, width, KIND, SY, SX) > least).to(tl.int32)
+    return tl.sum(found, 0)
+
+
+@triton.jit
+def _assign_kernel(
+    similarity,
+    slot,
+    offsets,
+    height,
+    width,
+    num_slots,
+    full,
+    right,
+    bottom,
+    corner,
+    SY: tl.constexpr,
+    SX: tl.constexpr,
+    FIRST_KIND: tl.constexpr,
+    LAST_KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SINGLE: tl.constexpr,
+    STEP: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    b = tl.program_id(1).to(tl.int64)
+    windows = tl.cdiv(height, SY) * tl.cdiv(width, SX)
+    similarity += b * windows
+    slot += b * height * width
+    offsets += b * (num_slots + 1)
+    begin = tl.program_id(0) * STEP
+    w = begin + tl.arange(0, STEP)
+    lanes = tl.arange(0, BLOCK)
+
+    merged = tl.zeros((STEP,), tl.int32)
+    removed = 0  # tokens, by the windows before these
+    for KIND in tl.static_range(FIRST_KIND, LAST_KIND + 1):
+        if KIND < 1:
+            r = full
+        elif KIND == 1:
+            r = right
+        elif KIND == 2:
+            r = bottom
+        else:
+            r = corner
+        # The largest key that r keys at least reach: those above it merge, of its own the first.
+        keys = _keys(similarity, lanes, height, width, KIND, SY, SX)
+        low, high = _range(similarity, keys, height, width, KIND, SY, SX, BLOCK, SINGLE)
+        while low < high:
+            middle = (low | high) - ((low ^ high) >> 1)  # their mean rounded up, without overflow
+            found = _count(similarity, keys, middle - 1, height, width, KIND, SY, SX, BLOCK, SINGLE)
+            low = tl.where(found >= r, middle, low)
+            high = tl.where(found > r, high, tl.where(found == r, middle, middle - 1))
+        ties = r - _count(similarity, keys, low, height, width, KIND, SY, SX, BLOCK, SINGLE)
+
+        above = tl.zeros((STEP,), tl.int32)
+        equal = tl.zeros((STEP,), tl.int32)
+        for start in range(0, begin, STEP):
+            before = _keys(similarity, start + tl.arange(0, STEP), height, width, KIND, SY, SX)
+            above += (before > low).to(tl.int32)
+            equal += (before == low).to(tl.int32)
+        ties_before = tl.sum(equal, 0)
+        own = _keys(similarity, w, height, width, KIND, SY, SX)
+        tied = (own == low).to(tl.int32)
+        is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
+        merged += ((own > low) | ((own == low) & is_first)).to(tl.int32)
+        size = (height % SY if KIND >= 2 else SY) * (width % SX if KIND == 1 or KIND == 3 else SX)
+        removed += (tl.sum(above, 0) + tl.minimum(ties_before, ties)) * (size - 1)
+
+    cols = tl.cdiv(width, SX)
+    row, col = w // cols * SY, w % cols * SX  # of a window's first token
+    tall, wide = tl.minimum(height - row, SY), tl.minimum(width - col, SX)
+    start = row * width + tall * col  # tokens of the windows before
+    gone = merged * (tall * wide - 1)
+    first = start - removed - (tl.cumsum(gone, 0) - gone)
+
+    y, x = (tl.arange(0, BLOCK_K) // SX)[None, :], (tl.arange(0, BLOCK_K) % SX)[None, :]
+    there = (w < windows)[:, None] & (y < tall[:, None]) & (x < wide[:, None])
+    place = y * wide[:, None] + x  # [STEP, BLOCK_K]
+    token = (row[:, None] + y) * width + col[:, None] + x
+    own = tl.where(merged[:, None] > 0, 0, place)
+    tl.store(slot + token, (first[:, None] + own).to(tl.int64), mask=there)
+    begins = there & ((merged[:, None] == 0) | (place == 0))
+    tl.store(offsets + first[:, None] + place, start[:, None] + place, mask=begins)
+    if tl.program_id(0) == tl.num_programs(0) - 1:
+        tl.store(offsets + num_slots, height * width)
