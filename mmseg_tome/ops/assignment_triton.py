@@ -57,7 +57,7 @@ def assign_ordered(
     listed = nearest.new_empty(batch, num_src, dtype=torch.int32)
     tokens = nearest.new_empty(batch, num_tokens, dtype=torch.int32)
     offsets = nearest.new_empty(batch, num_tokens - r + 1, dtype=torch.int32)
-    programs = ceil_div(num_dst, OWNED)
+    programs = max(ceil_div(num_dst, OWNED), 1)
     block = next_power_of_2(max(num_src, 128))
     launch(
         _assign_kernel,

@@ -71,9 +71,11 @@ def test_half_precision_similarities(dtype, device):
     assert_is_its_twin(similarity.to(dtype), rest[0], 50, *rest[1:])
 
 
-def test_no_source_at_all(device):
+def test_no_source_or_no_destination_at_all(device):
     similarity, *rest = matched(2, 0, 3, device)
     assert_is_its_twin(similarity, rest[0], 0, *rest[1:])
+    similarity, tokens = torch.rand(2, 40, device=device), torch.arange(40, device=device)
+    assert_is_its_twin(similarity, torch.zeros_like(similarity).long(), 0, tokens, tokens[:0])
 
 
 def test_one_destination_takes_nearly_all(device):
