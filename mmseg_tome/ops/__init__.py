@@ -41,6 +41,7 @@ __all__ = [
     "add_layer_norm",
     "add_resized",
     "assign",
+    "assign_ordered",
     "assign_windows",
     "depthwise_gelu",
     "gather_segments",
@@ -84,9 +85,24 @@ def assign(
     Raises:
         ValueError: The shapes do not fit, or `r` is negative or larger than the number of sources.
     """
+    return assign_ordered(similarity, nearest, r, src, dst, num_tokens)[0]
+
+
+def assign_ordered(
+    similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor, num_tokens: int
+) -> tuple[Tensor, SegmentOrder | None]:
+    """`assign`, and what `segment_order` gives for its map, in one step.
+
+    The order is right where `src` and `dst` are in ascending order each.
+
+    Raises:
+        ValueError: The shapes do not fit, or `r` is negative or larger than the number of sources.
+    """
     shapes.check_assign(similarity, nearest, r, src, dst, num_tokens)
-    function = operators.assign if use_triton(similarity) else assignment.assign
-    return function(similarity, nearest, r, src, dst, num_tokens)
+    if not use_triton(similarity):
+        return assignment.assign(similarity, nearest, r, src, dst, num_tokens), None
+    slot, *order = operators.assign_ordered(similarity, nearest, r, src, dst, num_tokens)
+    return slot, SegmentOrder(*order, num_tokens)
 
 
 def window_similarity(

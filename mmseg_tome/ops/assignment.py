@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from mmseg_tome.ops import segment
 from mmseg_tome.ops.twins import replaceable
 
 
@@ -37,3 +38,11 @@ def assign(
     dst_slot = torch.arange(num_dst, device=dst.device).expand(batch, -1)  # [B, D]
     slot = nearest.new_zeros(batch, num_tokens)
     return slot.index_copy(1, dst, dst_slot).index_copy(1, src, src_slot)
+
+
+def assign_ordered(
+    similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor, num_tokens: int
+) -> tuple[Tensor, segment.SegmentOrder]:
+    """`assign`, and the order of its map, for sources and destinations in ascending order each."""
+    slot = assign(similarity, nearest, r, src, dst, num_tokens)
+    return slot, segment.segment_order(slot, num_tokens - r)

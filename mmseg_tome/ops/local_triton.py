@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmseg_tome.ops.assignment_triton import _keys as similarity_keys
+from mmseg_tome.ops.assignment_triton import similarity_keys
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
 from mmseg_tome.ops.local import Counts
-from mmseg_tome.ops.matching_triton import _rsqrt as inverse_root
+from mmseg_tome.ops.matching_triton import inverse_root
 
 ELEMENTS = 2048
 """Elements of the tokens that a program holds at once."""
@@ -84,7 +84,7 @@ def assign_windows(
     is_even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
     block = min(next_power_of_2(windows), BLOCK)
     launch(
-        _assign_kernel,
+        _assign_windows_kernel,
         (ceil_div(windows, STEP), batch),
         similarity,
         slot,
@@ -207,7 +207,7 @@ def _count(
 
 
 @triton.jit
-def _assign_kernel(
+def _assign_windows_kernel(
     similarity,
     slot,
     offsets,

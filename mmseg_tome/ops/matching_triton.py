@@ -148,11 +148,11 @@ def _inverse_norm_kernel(
         x = tl.load(first[:, None] + c[None, :], mask=(c < channels)[None, :], other=0.0)
         x = x.to(tl.float32)
         square += x * x
-    tl.store(inverse_norm + b * num_rows + r, _rsqrt(tl.sum(square, 1)), mask=r < num_rows)
+    tl.store(inverse_norm + b * num_rows + r, inverse_root(tl.sum(square, 1)), mask=r < num_rows)
 
 
 @triton.jit
-def _rsqrt(square):
+def inverse_root(square):
     """1 / sqrt of sums of squares; 0 where they are 0, infinite or not a number."""
     usable = (square > 0) & (square < float("inf"))
     return tl.where(usable, 1 / tl.sqrt_rn(tl.where(usable, square, 1.0)), 0.0)
@@ -209,7 +209,7 @@ def _match_kernel(
         x = tl.load(src_row[:, None] + c[None, :], mask=(c < channels)[None, :], other=0.0)
         x = x.to(tl.float32)
         square += x * x
-    inverse = _rsqrt(tl.sum(square, 1))
+    inverse = inverse_root(tl.sum(square, 1))
     out = b * num_src + s
     tl.store(similarity + out, tl.where(inverse > 0, best * inverse, 0.0), mask=s < num_src)
     tl.store(nearest + out, tl.where(inverse > 0, best_d, 0).to(tl.int64), mask=s < num_src)

@@ -20,19 +20,20 @@ def match(metric, src, dst, tf32):
     return matching_triton.match(metric, src, dst, tf32)
 
 
-def _assign_shape(similarity, nearest, r, src, dst, num_tokens):
-    return nearest.new_empty(nearest.shape[0], num_tokens)
+def _assign_shapes(similarity, nearest, r, src, dst, num_tokens):
+    slot = nearest.new_empty(nearest.shape[0], num_tokens)
+    return slot, *_order_shapes(slot, num_tokens - r)
 
 
 @operator(
-    "assign(Tensor similarity, Tensor nearest, SymInt r, Tensor src, Tensor dst, SymInt num_tokens)"
-    " -> Tensor",
-    _assign_shape,
+    "assign_ordered(Tensor similarity, Tensor nearest, SymInt r, Tensor src, Tensor dst, "
+    "SymInt num_tokens) -> (Tensor, Tensor, Tensor)",
+    _assign_shapes,
 )
-def assign(similarity, nearest, r, src, dst, num_tokens):
+def assign_ordered(similarity, nearest, r, src, dst, num_tokens):
     from mmseg_tome.ops import assignment_triton
 
-    return assignment_triton.assign(similarity, nearest, r, src, dst, num_tokens)
+    return assignment_triton.assign_ordered(similarity, nearest, r, src, dst, num_tokens)
 
 
 def _order_shapes(slot, num_slots):

@@ -1,9 +1,9 @@
-"""The assignment kernel against its twin: every slot is the same."""
+"""The assignment kernels against their twin: every slot and every place is the same."""
 
 import pytest
 import torch
 
-from mmseg_tome.ops import assign, assignment
+from mmseg_tome.ops import assign, assign_ordered, assignment, segment_order
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -27,9 +27,12 @@ def matched(batch, num_src, num_dst, device):
 
 
 def assert_is_its_twin(similarity, nearest, r, src, dst):
-    tokens = len(src) + len(dst)
-    slot = assign(similarity, nearest, r, src, dst, tokens)
-    assert torch.equal(slot, assignment.assign(similarity, nearest, r, src, dst, tokens))
+    matched = similarity, nearest, r, src, dst, len(src) + len(dst)
+    slot, order = assign_ordered(*matched)
+    expected, expected_order = assignment.assign_ordered(*matched)
+    assert torch.equal(slot, expected)
+    assert all(map(torch.equal, order[:2], expected_order[:2]))
+    assert order.largest == expected_order.largest
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,12 +49,21 @@ def test_odd_numbers(batch, num_src, num_dst, device):
         assert_is_its_twin(similarity, rest[0], r, *rest[1:])
 
 
-@pytest.mark.parametrize("num_src", [16384, 32769, 40011])
+def test_the_most_sources_of_one_launch(device):
+    similarity, *rest = matched(1, 16384, 30, device)
+    for kind in ("random", "ties"):
+        assert_is_its_twin(KINDS[kind](similarity), rest[0], 15000, *rest[1:])
+
+
+@pytest.mark.parametrize("num_src", [16385, 32769, 40011])
 def test_many_sources(num_src, device):
+    from mmseg_tome.ops import assignment_triton
+
     similarity, *rest = matched(1, num_src, 1200, device)
-    assert_is_its_twin(similarity, rest[0], int(0.8 * num_src), *rest[1:])
-    ties = KINDS["ties"](similarity)
-    assert_is_its_twin(ties, rest[0], int(0.4 * num_src), *rest[1:])
+    for kind, r in (("random", int(0.8 * num_src)), ("ties", int(0.4 * num_src))):
+        matches = KINDS[kind](similarity), rest[0], r, *rest[1:]
+        slot = assignment_triton.assign_many(*matches)
+        assert torch.equal(slot, assignment.assign(*matches, num_src + 1200))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -60,6 +72,53 @@ def test_half_precision_similarities(dtype, device):
     assert_is_its_twin(similarity.to(dtype), rest[0], 50, *rest[1:])
 
 
-def test_no_source_at_all(device):
+def test_no_source_or_no_destination_at_all(device):
     similarity, *rest = matched(2, 0, 3, device)
     assert_is_its_twin(similarity, rest[0], 0, *rest[1:])
+    similarity, tokens = torch.rand(2, 40, device=device), torch.arange(40, device=device)
+    assert_is_its_twin(similarity, torch.zeros_like(similarity).long(), 0, tokens, tokens[:0])
+
+
+def test_one_destination_takes_nearly_all(device):
+    # Its sources fill several steps of a program's sort, before and behind the destination.
+    similarity, nearest, src, dst = matched(2, 900, 21, device)
+    nearest[:, ::2] = 10
+    nearest[1] = 20
+    assert_is_its_twin(similarity, nearest, 850, src, dst)
+
+
+def test_destinations_before_and_behind_all_sources(device):
+    similarity, nearest, *_ = matched(1, 40, 12, device)
+    tokens = torch.arange(52, device=device)
+    for dst in (tokens[:12], tokens[40:]):
+        src = tokens[~torch.isin(tokens, dst)]
+        assert_is_its_twin(similarity, nearest, 30, src, dst)
+
+
+def test_both_ways_give_the_same(monkeypatch, device):
+    from mmseg_tome.ops import assignment_triton
+
+    similarity, nearest, src, dst = matched(2, 300, 40, device)
+    similarity = KINDS["ties"](similarity)
+    runs = []
+    for most in (300, 299):
+        monkeypatch.setattr(assignment_triton, "MOST_SOURCES", most)
+        slot, order = assign_ordered(similarity, nearest, 170, src, dst, 340)
+        runs.append((slot, *order[:2]))
+    assert all(map(torch.equal, *runs))
+    assert all(map(torch.equal, order[:2], segment_order(slot, 170)[:2]))
+
+
+def test_tokens_in_any_order_have_slots(device):
+    similarity, nearest, src, dst = matched(1, 60, 9, device)
+    matched_pairs = similarity, nearest, 40, src.flip(0), dst.flip(0), 69
+    assert torch.equal(assign(*matched_pairs), assignment.assign(*matched_pairs))
+
+
+def test_the_launches_of_a_search(device):
+    launching = pytest.importorskip("mmseg_tome.ops.launching")
+    similarity, nearest, src, dst = matched(1, 60, 9, device)
+    seen = []
+    with launching.watch_launches(lambda name, arguments: seen.append(name)):
+        assign_ordered(similarity, nearest, 40, src, dst, 69)
+    assert seen == ["_assign_kernel"]

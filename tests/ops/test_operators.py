@@ -14,8 +14,7 @@ from mmseg_tome.ops import backend
 def chain(x, src, dst, r):
     """Everything that one merger does, and a gather without a residual."""
     tokens = x.shape[1]
-    slot = ops.assign(*ops.match(x, src, dst), r, src, dst, tokens)
-    order = ops.segment_order(slot, tokens - r)
+    slot, order = ops.assign_ordered(*ops.match(x, src, dst), r, src, dst, tokens)
     mean = ops.segment_mean(x, slot, tokens - r, order)
     return ops.gather_segments_add(mean.tanh(), slot, x, order) + ops.gather_segments(mean, slot)
 
@@ -49,7 +48,7 @@ def test_operators_are_what_they_say(tokens):
     y = torch.randn_like(x[:, :15]).requires_grad_()
     for name, arguments in {
         "match": (x.detach(), src, dst, False),
-        "assign": (*pairs, 15, src, dst, 30),
+        "assign_ordered": (*pairs, 15, src, dst, 30),
         "segment_order": (slot, 15),
         "reduce": (x, slot, *order, True),
         "expand": (y, slot, None, None, None, residual, False),
@@ -78,4 +77,4 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(repo):
     environment = os.environ | {"PYTHONPATH": str(repo)}
     done = subprocess.run(tool, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "18 kernels compile for compute capability 9.0" in done.stdout
+    assert "19 kernels compile for compute capability 9.0" in done.stdout

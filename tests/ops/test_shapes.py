@@ -70,6 +70,9 @@ CASES = {
     "metric of one sample": (ops.match, of(12, 16), index(9), index(3)),
     "similarities": (ops.assign, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12)),
     "nearest": (ops.assign, of(2, 9), index(1, 9), number(3), index(9), index(3), number(12)),
+    "similarities to order": (
+        ops.assign_ordered, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12),
+    ),
     "tokens": (ops.assign, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13)),
     "tokens of another grid": (
         ops.window_similarity, X, index(1, 12), number((3, 3)), number((2, 2)),

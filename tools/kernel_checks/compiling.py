@@ -52,7 +52,9 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
             )
             for tf32 in (False, True):
                 pairs = matching_triton.match(x, src, dst, tf32)
-            slot = assignment_triton.assign(*pairs, tokens - num_slots, src, dst, tokens)
+            matched = (*pairs, tokens - num_slots, src, dst)
+            assignment_triton.assign_ordered(*matched, tokens)
+            slot = assignment_triton.assign_many(*matched)
             order = segment_triton.segment_order(slot, num_slots)
             segment_triton.log_sizes(order[1], dtype)
             for hw in ((1, tokens), (3, tokens // 3)):

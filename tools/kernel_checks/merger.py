@@ -33,15 +33,19 @@ class Merger(Problem):
         self.x, self.residual = random(self.tokens), random(self.tokens)
         self.y = random(self.num_slots)
         self.similarity, self.nearest = ops.match(self.x, self.src, self.dst)
-        self.slot = self.assign()
+        self.slot, *_ = self.assign_ordered()
         self.order = ops.segment_order(self.slot, self.num_slots)
 
     def match(self):
         return ops.match(self.x, self.src, self.dst)
 
-    def assign(self):
-        pairs = self.similarity, self.nearest
-        return ops.assign(*pairs, self.r, self.src, self.dst, self.tokens)
+    def assign_ordered(self):
+        matched = self.similarity, self.nearest, self.r, self.src, self.dst, self.tokens
+        if ops.get_backend() == "triton":
+            slot, order = ops.assign_ordered(*matched)
+        else:
+            slot, order = ops.assignment.assign_ordered(*matched)
+        return slot, *order
 
     def segment_order(self):
         if ops.get_backend() == "triton":
@@ -70,8 +74,7 @@ class Merger(Problem):
     def whole_merge(self):
         """From tokens to their update: what a block does around its attention."""
         pairs = ops.match(self.x, self.src, self.dst)
-        slot = ops.assign(*pairs, self.r, self.src, self.dst, self.tokens)
-        order = ops.segment_order(slot, self.num_slots)
+        slot, order = ops.assign_ordered(*pairs, self.r, self.src, self.dst, self.tokens)
         mean = ops.segment_mean(self.x, slot, self.num_slots, order)
         return ops.gather_segments_add(mean, slot, self.residual, order)
 
@@ -83,7 +86,7 @@ class Merger(Problem):
         flop = 2 * batch * pairs * channels
         return {
             "match": floor_us(full + 12 * batch * len(self.src), flop, self.dtype),
-            "assign": floor_us(3 * index),
+            "assign_ordered": floor_us(4 * index),
             "segment_order": floor_us(2 * index),
             "segment_mean": floor_us(full + merged),
             "gather_segments": floor_us(merged + full + index),

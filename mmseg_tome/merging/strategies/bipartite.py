@@ -25,7 +25,7 @@ from mmseg_tome.merging.strategies.identity import identity_map
 
 
 class Split(NamedTuple):
-    """A grid's tokens in two sets: indices of destinations `[D]` and of sources `[S]`."""
+    """A grid's tokens in two sets, each ascending: indices of destinations `[D]`, sources `[S]`."""
 
     dst: Tensor
     src: Tensor
@@ -121,8 +121,8 @@ def merge_best(metric: Tensor, split: Split, r: int) -> SlotMap:
     if r == 0:
         return identity_map(tokens, metric.device)
     similarity, nearest = ops.match(metric, split.src, split.dst)  # [B, S] each
-    slot = ops.assign(similarity, nearest, r, split.src, split.dst, tokens)  # [B, N]
-    return SlotMap(slot, tokens - r, ops.segment_order(slot, tokens - r))
+    slot, order = ops.assign_ordered(similarity, nearest, r, split.src, split.dst, tokens)
+    return SlotMap(slot, tokens - r, order)  # slot: [B, N]
 
 
 @cached_per_grid
