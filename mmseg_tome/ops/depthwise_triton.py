@@ -27,7 +27,7 @@ BLOCKS = 16, 4, 128, 4
 PROGRAMS = 1024
 """Programs that are enough for the convolution; for fewer, each takes fewer rows."""
 AHEAD = 3
-"""Rows that the convolution loads, or waits for, at a time."""
+"""Stages of the convolution's loop: a row is computed while the AHEAD - 1 after it are loaded."""
 GRADIENT_BLOCKS = 32, 8, 64, 4
 """The same of the gradient of the weights."""
 
