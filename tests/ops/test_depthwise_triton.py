@@ -1,9 +1,15 @@
 """The depthwise kernels against their twin in float64, forward and backward."""
 
+import importlib
+
 import pytest
 import torch
 
 from mmseg_tome.ops import depthwise, depthwise_gelu
+
+triton = pytest.importorskip("triton")
+depthwise_triton = importlib.import_module("mmseg_tome.ops.depthwise_triton")
+short_gelu = depthwise_triton._short_gelu
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -40,6 +46,26 @@ def test_gelu_is_exact_far_from_zero(device):
     out = depthwise_gelu(x, weight, torch.zeros(1, device=device), (181, 1))
     expected = torch.nn.functional.gelu(x.double())
     torch.testing.assert_close(out.double(), expected, atol=5e-7, rtol=1e-6)
+
+
+@triton.jit
+def every_gelu(x, out):
+    i = triton.language.arange(0, 2**16)
+    triton.language.store(out + i, short_gelu(triton.language.load(x + i)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_short_gelu_is_exact_to_a_part_of_a_unit_of_half_precision(dtype, device):
+    every = torch.arange(-(2**15), 2**15, device=device).to(torch.int16).view(dtype)
+    finite = every.isfinite()
+    x = torch.where(finite, every, 0).float()
+    out = torch.empty_like(x)
+    every_gelu[(1,)](x, out)
+    expected = torch.special.ndtr(x.double()) * x.double()
+    info = torch.finfo(dtype)
+    unit = info.eps * 2.0 ** expected.abs().clamp(info.tiny).log2().floor()
+    part = 0.18 if dtype == torch.float16 else 0.025
+    assert ((out.double() - expected).abs() <= part * unit + 2**-27).all()
 
 
 def test_weights_may_be_wider_than_tokens(device):  # under autocast
