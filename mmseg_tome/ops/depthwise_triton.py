@@ -24,9 +24,9 @@ from mmseg_tome.ops.launching import ceil_div, launch
 
 BLOCKS = 16, 4, 128, 4
 """ROWS at most, BLOCK_W, BLOCK_C and warps of the convolution."""
-PROGRAMS = 1024
+PROGRAMS = 256
 """Programs that are enough for the convolution; for fewer, each takes fewer rows."""
-AHEAD = 3
+AHEAD = 4
 """Stages of the convolution's loop: a row is computed while the AHEAD - 1 after it are loaded."""
 GRADIENT_BLOCKS = 32, 8, 64, 4
 """The same of the gradient of the weights."""
