@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mmseg_tome.merging import SlotMap, grid_cache
 from mmseg_tome.merging.strategies import neighbour
-from mmseg_tome.models import attention, fusion, layers
+from mmseg_tome.models import fusion, layers
 from mmseg_tome.models.layers import Grid
-from mmseg_tome.ops import assignment, backend, local, matching, onnx, segment
+from mmseg_tome.ops import assignment, attention, backend, local, matching, onnx, segment
 from mmseg_tome.ops.twins import replaced
 
 SCORES_MIB = 16
@@ -50,9 +50,9 @@ def plain_onnx(scores_mib: int = SCORES_MIB, any_size: bool = False) -> Iterator
     """
 
     def attend(
-        q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
+        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0
     ) -> Tensor:
-        return attend_in_parts(q, k, v, attn_mask, scores_mib * 2**20)
+        return attend_in_parts(q, k, v, bias, scores_mib * 2**20)
 
     twins = {
         matching.match: onnx.match,
@@ -65,7 +65,7 @@ def plain_onnx(scores_mib: int = SCORES_MIB, any_size: bool = False) -> Iterator
     if not any_size:
         twins[neighbour.window_map] = window_map
     if scores_mib and not any_size:
-        twins[attention.fused_attention] = attend
+        twins[attention.attend] = attend
     with portable(any_size), replaced(twins):
         yield
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmseg_tome import ops
 from mmseg_tome.huggingface.mixing import Mixin
 from mmseg_tome.merging import MergingStrategy, SlotMap
 
@@ -137,7 +138,7 @@ class MergedAttention(Mixin):
             out, weights = attend_unfused(q, k, v, bias, layers.drop)
             weights = unmerge_weights(weights, q_slots, kv_slots)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=layers.drop)
+            out = ops.attend(q, k, v, bias, layers.drop)
             weights = None
         out = q_slots.unmerge(layers.out(out.transpose(1, 2).flatten(2)))
         return out if layers.out_drop is None else layers.out_drop(out), weights

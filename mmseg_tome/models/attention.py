@@ -3,17 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from mmseg_tome import ops
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
 from mmseg_tome.models.layers import Grid, LateBiasConv2d, TokenLinear, linear, tokens_to_map
 from mmseg_tome.models.norms import convolve_and_normalise
 from mmseg_tome.models.streams import side_by_side
-from mmseg_tome.ops.twins import replaceable
-
-fused_attention = replaceable(F.scaled_dot_product_attention)
 
 
 class Slots(NamedTuple):
@@ -107,8 +104,7 @@ class MergedAttention(nn.Module):
         )
         drop = self.attn.dropout if self.training else 0.0
         bias = kv_slots.key_bias(k.dtype) if self.proportional else None
-        # [B, heads, M, C / heads]
-        out = fused_attention(q, k, v, attn_mask=bias, dropout_p=drop)
+        out = ops.attend(q, k, v, bias, drop)  # [B, heads, M, C / heads]
         return self.attn.out_proj(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
 
     def queries(self, x: Tensor, hw: Grid, slots: SlotMap | None) -> tuple[Tensor, SlotMap]:

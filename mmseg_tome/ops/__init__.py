@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmseg_tome.ops import (
     assignment,
+    attention,
     backend,
     depthwise,
     labelling,
@@ -43,6 +44,7 @@ __all__ = [
     "assign",
     "assign_ordered",
     "assign_windows",
+    "attend",
     "depthwise_gelu",
     "gather_segments",
     "gather_segments_add",
@@ -103,6 +105,29 @@ def assign_ordered(
         return assignment.assign(similarity, nearest, r, src, dst, num_tokens), None
     slot, *order = operators.assign_ordered(similarity, nearest, r, src, dst, num_tokens)
     return slot, SegmentOrder(*order, num_tokens)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention with a bias of each key, see `attention.attend`.
+
+    The kernel is for inference in half precision, with a bias: torch's are as good without one.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    shapes.check_attend(q, k, v, bias)
+    is_kernels = (
+        bias is not None
+        and not (dropout or torch.is_grad_enabled())
+        and q.dtype == k.dtype == v.dtype
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[3] in attention.HEAD_SIZES
+    )
+    if not is_kernels or not use_triton(q, k, v):
+        return attention.attend(q, k, v, bias, dropout)
+    return operators.attend(q, k, v, bias)
 
 
 def window_similarity(

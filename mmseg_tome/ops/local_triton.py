@@ -100,7 +100,7 @@ def assign_windows(
         SINGLE=windows <= block,
         STEP=STEP,
         BLOCK_K=next_power_of_2(stride[0] * stride[1]),
-        num_warps=min(max(block // 256, 4), 16),
+        num_warps=min(max(block // 256, 2), 16),
     )
     return slot, offsets
 
@@ -127,20 +127,21 @@ def _similarity_kernel(
     col = (w % cols * SX)[:, None] + (k % SX)[None, :]
     there = (w < windows)[:, None] & (k < SY * SX)[None, :] & (row < height) & (col < width)
     at = metric + (b * height * width + row * width + col) * channels
-    square = tl.zeros((BLOCK_W, BLOCK_K), tl.float32)
-    product = tl.zeros((BLOCK_W, BLOCK_K), tl.float32)
-    of_total = tl.zeros((BLOCK_W,), tl.float32)
+    # Threads add up what is theirs, and only in the end what is another's.
+    square = tl.zeros((BLOCK_W, BLOCK_K, BLOCK_C), tl.float32)
+    product = tl.zeros((BLOCK_W, BLOCK_K, BLOCK_C), tl.float32)
+    of_total = tl.zeros((BLOCK_W, BLOCK_C), tl.float32)
     for c0 in range(0, channels, BLOCK_C):
         c = c0 + tl.arange(0, BLOCK_C)
         used = there[:, :, None] & (c < channels)[None, None, :]
         x = tl.load(at[:, :, None] + c[None, None, :], mask=used, other=0.0).to(tl.float32)
         total = tl.sum(x, 1)  # [BLOCK_W, BLOCK_C]; in the direction of the mean
-        square += tl.sum(x * x, 2)
-        product += tl.sum(x * total[:, None, :], 2)
-        of_total += tl.sum(total * total, 1)
-    inverse = inverse_root(square)
-    cosines = tl.sum(tl.where(inverse > 0, product * inverse, 0.0), 1)
-    inverse = inverse_root(of_total)
+        square += x * x
+        product += x * total[:, None, :]
+        of_total += total * total
+    inverse = inverse_root(tl.sum(square, 2))
+    cosines = tl.sum(tl.where(inverse > 0, tl.sum(product, 2) * inverse, 0.0), 1)
+    inverse = inverse_root(tl.sum(of_total, 1))
     mean = cosines * inverse / tl.maximum(tl.sum(there.to(tl.int32), 1), 1).to(tl.float32)
     tl.store(similarity + b * windows + w, tl.where(inverse > 0, mean, 0.0), mask=w < windows)
 

@@ -103,7 +103,8 @@ def _blocks(
     """BLOCK_S, BLOCK_D, BLOCK_C and warps.
 
     Large blocks read less from L2: 128 x 128 reads a byte per 64 FLOP in half precision. They need
-    enough sources to give each of about 100 multiprocessors a program. Three stages take
+    enough sources to give each of about 100 multiprocessors a program; with fewer, many
+    destinations at a time take the place of many sources. Three stages take
     3 * (128 + 128) * 128 bytes = 96 KiB of shared memory, as much as GPUs of compute capability 8.6
     give a program; 128 x 256 takes 144 KiB, and pays where there are many destinations. Exact
     float32 takes three products of numbers split in registers: larger blocks would spill.
@@ -111,9 +112,12 @@ def _blocks(
     if exact:
         return 64, 64, 32, 4
     block_c = 128 // size
+    is_large = shared_memory >= 160 * 1024
     if batch * num_src < 100 * 128:
-        return 64, 64 if num_dst > 32 else 32, block_c, 4
-    if num_dst >= 512 and shared_memory >= 160 * 1024:
+        if num_dst >= 256 and is_large:
+            return 64, 256, block_c, 8
+        return 64, 128 if num_dst > 64 else 64 if num_dst > 32 else 32, block_c, 4
+    if num_dst >= 512 and is_large:
         return 128, 256, block_c, 8
     return 128, 128 if num_dst > 64 else 64, block_c, 8
 

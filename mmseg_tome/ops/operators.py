@@ -48,6 +48,18 @@ def segment_order(slot, num_slots):
     return segment_triton.segment_order(slot, num_slots)
 
 
+def _attend_shape(q, k, v, bias):
+    batch, heads, queries, size = q.shape
+    return q.new_empty(batch, queries, heads, size).transpose(1, 2)
+
+
+@operator("attend(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor", _attend_shape)
+def attend(q, k, v, bias):
+    from mmseg_tome.ops import attention_triton
+
+    return attention_triton.attend(q, k, v, bias)
+
+
 def _log_sizes_shape(offsets, dtype):
     return offsets.new_empty(offsets.shape[0], (offsets.shape[1] + 6) // 8 * 8, dtype=dtype)
 

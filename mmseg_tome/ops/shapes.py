@@ -51,6 +51,22 @@ def check_assign(
         raise ValueError(f"r must be between 0 and the {src.shape[0]} sources, got {r}")
 
 
+def check_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> None:
+    """Raise ValueError unless queries, keys, values and the bias of keys belong together."""
+    fits = q.ndim == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[-1]
+    if not fits or k.shape != v.shape:
+        raise ValueError(
+            f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not "
+            "fit together: [B, heads, N or M, D] are expected"
+        )
+    if bias is not None and (
+        bias.ndim != 4
+        or bias.shape[0] not in (1, k.shape[0])
+        or bias.shape[1:] != (1, 1, k.shape[2])
+    ):
+        raise ValueError(f"a bias {tuple(bias.shape)} is not of {k.shape[2]} keys")
+
+
 def check_windows_of(
     metric: Tensor, window: Tensor, hw: tuple[int, int], stride: tuple[int, int]
 ) -> None:

@@ -74,6 +74,10 @@ CASES = {
         ops.assign_ordered, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12),
     ),
     "tokens": (ops.assign, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13)),
+    "values of other keys": (ops.attend, of(2, 2, 5, 8), of(2, 2, 4, 8), of(2, 2, 5, 8)),
+    "keys of other channels": (ops.attend, of(2, 2, 5, 8), of(2, 2, 4, 4), of(2, 2, 4, 4)),
+    "bias of each query": (ops.attend, *[of(2, 2, 5, 8)] * 3, of(2, 1, 5, 5)),
+    "bias of another batch": (ops.attend, *[of(2, 2, 5, 8)] * 3, of(3, 1, 1, 5)),
     "tokens of another grid": (
         ops.window_similarity, X, index(1, 12), number((3, 3)), number((2, 2)),
     ),

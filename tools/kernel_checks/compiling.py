@@ -16,6 +16,7 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
 
     from mmseg_tome.ops import (
         assignment_triton,
+        attention_triton,
         depthwise_triton,
         labelling_triton,
         launching,
@@ -62,6 +63,11 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
                     windows = sum(local.window_counts(hw, stride))
                     alike = local_triton.window_similarity(x, hw, stride)[:, :windows]
                     local_triton.assign_windows(alike, (1, 0, 0, 0), num_slots, hw, stride)
+            if dtype != torch.float32:
+                heads = x[:, :, : channels // 64 * 64].unflatten(2, (-1, 64)).transpose(1, 2)
+                bias = torch.empty(batch, 1, 1, tokens, dtype=dtype, device="meta")
+                if channels >= 64:
+                    attention_triton.attend(heads, heads, heads, bias)
             for mean in (True, False):
                 y = segment_triton.reduce(x, slot, *order, tokens, mean)
                 segment_triton.expand(y, slot, order[1], x if mean else x.float(), False)
