@@ -33,16 +33,16 @@ from pathlib import Path
 import torch
 
 try:
-    from benchmarking import cases, pipelines, plots, report, runner, training
-    from benchmarking.as_typed import main as as_typed
-    from benchmarking.cases import UsageError
-    from benchmarking.rates import Rates, measure_rates
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+    from mmseg_tome.lab.bench import cases, pipelines, plots, report, runner, training
+    from mmseg_tome.lab.bench.as_typed import main as as_typed
+    from mmseg_tome.lab.bench.cases import UsageError
+    from mmseg_tome.lab.bench.rates import Rates, measure_rates
     from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
     from mmseg_tome.runtime.precision import DTYPES as HALF
 except ImportError as missing:  # no mm stack, or two of them

@@ -21,14 +21,14 @@ from torch import nn
 
 try:
     import transformers
-    from benchmarking import measure
-    from benchmarking.cases import NAMES, preset_model
-    from sweeping.progress import progress_of
 
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.huggingface import apply_merging
+    from mmseg_tome.lab.bench import measure
+    from mmseg_tome.lab.bench.cases import NAMES, preset_model
+    from mmseg_tome.lab.sweep.progress import progress_of
 except ImportError as missing:  # no transformers, or no mm stack
     sys.exit(f"benchmark_huggingface.py: error: {missing}")
 

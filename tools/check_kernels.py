@@ -17,13 +17,13 @@ import sys
 import time
 
 import torch
-from kernel_checks.block import Block
-from kernel_checks.compiling import compile_for
-from kernel_checks.labels import Labels
-from kernel_checks.merger import Merger
-from kernel_checks.problem import Case, Problem
 
 from mmseg_tome import ops
+from mmseg_tome.lab.kernel_checks.block import Block
+from mmseg_tome.lab.kernel_checks.compiling import compile_for
+from mmseg_tome.lab.kernel_checks.labels import Labels
+from mmseg_tome.lab.kernel_checks.merger import Merger
+from mmseg_tome.lab.kernel_checks.problem import Case, Problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Relative to the norm of the reference. Interpreted float32 may be rounded to half by truncation.

@@ -25,14 +25,14 @@ import torch
 
 try:
     import benchmark
-    from reproducing import plan, preview, report, requirements, running, state
-    from reproducing.plan import Row, Settings
-    from reproducing.tables import TABLES, Table
 
     from mmseg_tome.engine import launch
     from mmseg_tome.engine.checkpoint import TRUST_FLAG
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.engine.folder_lock import only_one
+    from mmseg_tome.lab.reproduce import plan, preview, report, requirements, running, state
+    from mmseg_tome.lab.reproduce.plan import Row, Settings
+    from mmseg_tome.lab.reproduce.tables import TABLES, Table
 except ImportError as missing:  # no mm stack, or two of them
     sys.exit(f"reproduce.py: error: {missing}")
 

@@ -26,16 +26,15 @@ import cv2
 import torch
 
 try:
-    from sweeping import report
-    from sweeping.rows import Model
-    from sweeping.runner import Options, Sweep
-    from sweeping.scores import ScoreOptions
-    from sweeping.settings import SWEEPS, settings
-
     from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.arguments import read_device
     from mmseg_tome.engine.errors import UserError
     from mmseg_tome.engine.test_data import base_datasets
+    from mmseg_tome.lab.sweep import report
+    from mmseg_tome.lab.sweep.rows import Model
+    from mmseg_tome.lab.sweep.runner import Options, Sweep
+    from mmseg_tome.lab.sweep.scores import ScoreOptions
+    from mmseg_tome.lab.sweep.settings import SWEEPS, settings
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"sweep.py: error: {missing}")
 

@@ -31,16 +31,16 @@ from pathlib import Path
 import torch
 
 try:
-    import tuning  # noqa: F401  (the mm stack's missing parts first)
     from sweep import check_launch, make_folder
-    from sweeping.images import Images, Samples
-    from sweeping.progress import progress_of
-    from sweeping.settings import Setting
 
+    import mmseg_tome.lab.tune  # noqa: F401  (the mm stack's missing parts first)
     from mmseg_tome.engine import launch, switches
     from mmseg_tome.engine.errors import DataError, UserError
     from mmseg_tome.engine.folder_lock import only_one
     from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
+    from mmseg_tome.lab.sweep.images import Images, Samples
+    from mmseg_tome.lab.sweep.progress import progress_of
+    from mmseg_tome.lab.sweep.settings import Setting
 except ImportError as missing:  # no mm stack, or no mmseg in it
     sys.exit(f"tune.py: error: {missing}")
 
@@ -188,7 +188,7 @@ def read_images(args: argparse.Namespace, cfg) -> Samples:
     Raises:
         UserError: There are none, or one of them or its label cannot be read.
     """
-    from tuning.images import FolderImages, labelled
+    from mmseg_tome.lab.tune.images import FolderImages, labelled
 
     scale = args.scale[0] if args.scale else None
     limit = args.max_images or 36
@@ -201,8 +201,8 @@ def read_images(args: argparse.Namespace, cfg) -> Samples:
 
 def search(args: argparse.Namespace, cfg) -> str:
     """Tune; returns what to say."""
-    from tuning.choose import Goal
-    from tuning.run import Options, tune
+    from mmseg_tome.lab.tune.choose import Goal
+    from mmseg_tome.lab.tune.run import Options, tune
 
     images = read_images(args, cfg)
     make_folder(args.out)
@@ -226,7 +226,7 @@ def search(args: argparse.Namespace, cfg) -> str:
 
 def check(args: argparse.Namespace, cfg) -> str:
     """Compare tuned configs with none and presets; returns a table."""
-    from tuning.check import COMPARED, compare, table
+    from mmseg_tome.lab.tune.check import COMPARED, compare, table
 
     tuned = []
     for path in args.check:

@@ -17,9 +17,19 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking import cases  # noqa: E402
-from benchmarking.as_typed import data, logs, losses, main, report, running, sampling, variants  # noqa: E402
-from benchmarking.as_typed.variants import CASES, STOCK, Run, Workspace  # noqa: E402
+
+from mmseg_tome.lab.bench import cases  # noqa: E402
+from mmseg_tome.lab.bench.as_typed import (  # noqa: E402
+    data,
+    logs,
+    losses,
+    main,
+    report,
+    running,
+    sampling,
+    variants,
+)
+from mmseg_tome.lab.bench.as_typed.variants import CASES, STOCK, Run, Workspace  # noqa: E402
 
 SIZE = (64, 128)
 TEST_LINE = (
@@ -42,7 +52,7 @@ class Tools:
         self.commands = []
 
     def __call__(self, command, folder, timeout):
-        if "benchmarking.as_typed.attention" in command:
+        if "mmseg_tome.lab.bench.as_typed.attention" in command:
             seen = dict.fromkeys(command[6:], "fused")
             return 0, json.dumps(dict.fromkeys(command[5].split(","), seen))
         self.commands.append(command)

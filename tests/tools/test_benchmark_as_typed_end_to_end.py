@@ -12,7 +12,8 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking.as_typed import losses  # noqa: E402
+
+from mmseg_tome.lab.bench.as_typed import losses  # noqa: E402
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking import (  # noqa: E402
+
+from mmseg_tome.lab.bench import (  # noqa: E402
     breakdown,
     cases,
     floor,
@@ -30,7 +31,6 @@ from benchmarking import (  # noqa: E402
     rates,
     runner,
 )
-
 from mmseg_tome.merging import SlotMap  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,7 +16,8 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
-from benchmarking import cases, measure, peer, pipelines, runner, training  # noqa: E402
+
+from mmseg_tome.lab.bench import cases, measure, peer, pipelines, runner, training  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

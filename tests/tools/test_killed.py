@@ -189,8 +189,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tools!r})
 import reproduce
-from reproducing import plan
-plan.REPO = Path({place!r})
+from mmseg_tome.lab.reproduce import plan
+plan.TOOLS = Path({place!r}, "tools")
 sys.exit(reproduce.main())
 """
 

@@ -15,10 +15,10 @@ sys.path.insert(0, str(TOOLS))
 
 import benchmark  # noqa: E402
 import reproduce  # noqa: E402
-from reproducing import plan, requirements, running  # noqa: E402
-from reproducing.tables import TABLES  # noqa: E402
 
 from mmseg_tome import compat  # noqa: E402
+from mmseg_tome.lab.reproduce import plan, requirements, running  # noqa: E402
+from mmseg_tome.lab.reproduce.tables import TABLES  # noqa: E402
 
 IN_PAPER_FACTS = {
     "Cityscapes, inference": "cityscapes-inference",

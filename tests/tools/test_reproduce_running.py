@@ -18,10 +18,10 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import reproduce  # noqa: E402
-from reproducing import report, running, state  # noqa: E402
 
 from mmseg_tome.engine.errors import UserError  # noqa: E402
 from mmseg_tome.engine.folder_lock import only_one  # noqa: E402
+from mmseg_tome.lab.reproduce import report, running, state  # noqa: E402
 
 MIOU = {"none": 80.0, "hq": 79.5}
 MS = {"none": 10.0, "hq": 8.0}
@@ -419,7 +419,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tools!r})
-from reproducing import running, state
+from mmseg_tome.lab.reproduce import running, state
 folder = Path({folder!r})
 def kill(text):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import sweep
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from sweeping.evaluate import Judge
-from sweeping.images import Images
-from sweeping.network import Network, build_network, tokens_kept
-from sweeping.settings import NONE, Setting
-from sweeping.timing import time_settings, with_setting
 
+from mmseg_tome.lab.sweep.evaluate import Judge
+from mmseg_tome.lab.sweep.images import Images
+from mmseg_tome.lab.sweep.network import Network, build_network, tokens_kept
+from mmseg_tome.lab.sweep.settings import NONE, Setting
+from mmseg_tome.lab.sweep.timing import time_settings, with_setting
 from mmseg_tome.merging import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,7 +136,9 @@ def test_times_are_per_image(place):
 @pytest.mark.parametrize("launch", ["auto", "graphs", "eager"])
 def test_times_are_of_graphs_unless_told_otherwise(place, monkeypatch, launch):
     graphed = []
-    monkeypatch.setattr("sweeping.timing.install", lambda part, *_, **__: graphed.append(part))
+    monkeypatch.setattr(
+        "mmseg_tome.lab.sweep.timing.install", lambda part, *_, **__: graphed.append(part)
+    )
     model = build_network(config_of(place), str(place / "0.pth"))
     time_settings(model, [HQ], SIZE, 1, torch.device("cpu"), rounds=1, launch=launch)
     assert len(graphed) == (0 if launch == "eager" else 2)

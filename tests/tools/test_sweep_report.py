@@ -11,9 +11,9 @@ pytest.importorskip("mmseg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from mmengine.config import Config
-from sweeping import plots, report, rows, settings
-from sweeping.settings import NONE, SWEEPS, Setting
 
+from mmseg_tome.lab.sweep import plots, report, rows, settings
+from mmseg_tome.lab.sweep.settings import NONE, SWEEPS, Setting
 from mmseg_tome.merging import PRESETS, LocalMerging, parse_tome_cfg
 
 ALL = settings.settings(list(SWEEPS))

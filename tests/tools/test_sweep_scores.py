@@ -11,14 +11,13 @@ pytest.importorskip("mmseg")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from sweeping.scores import ScoreOptions, Scorer, count_values
-
 from mmseg_tome.engine.errors import UserError
 from mmseg_tome.evaluation import (
     BoundaryIoUMetric,
     GroupedIoUMetric,
     SizeBandIoUMetric,
 )
+from mmseg_tome.lab.sweep.scores import ScoreOptions, Scorer, count_values
 
 CLASSES = ("Road", "Pole", "Car", "Sky")
 VOID, FOREIGN = 255, 9

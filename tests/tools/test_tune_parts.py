@@ -11,13 +11,12 @@ pytest.importorskip("optuna")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from tuning import choose, prior
-from tuning.choose import Goal, front
-from tuning.costs import StageTimes
-from tuning.images import split
-from tuning.search import Tried, open_study, spread
-from tuning.space import Choice, Space, tome_cfg
-
+from mmseg_tome.lab.tune import choose, prior
+from mmseg_tome.lab.tune.choose import Goal, front
+from mmseg_tome.lab.tune.costs import StageTimes
+from mmseg_tome.lab.tune.images import split
+from mmseg_tome.lab.tune.search import Tried, open_study, spread
+from mmseg_tome.lab.tune.space import Choice, Space, tome_cfg
 from mmseg_tome.merging import PRESETS, parse_tome_cfg
 from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models import MixVisionTransformer

@@ -12,13 +12,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from benchmarking.cases import CONFIGS, UsageError
+from mmseg_tome.files import CONFIGS, TOOLS
+from mmseg_tome.lab.bench.cases import UsageError
 
 from .data import CITYSCAPES_SIZE
 
 STOCK = "stock"
 OURS = "mmseg_tome."
-TOOLS = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def make_stock(cfg: Config) -> None:
         cfg.model.backbone.pop(key, None)
     cfg.custom_imports = dict(imports=["mmseg_tome.compat"], allow_failed_imports=False)
     if "head" in cfg.model:
-        cfg.custom_imports.imports.append("benchmarking.as_typed.stock_pose")
+        cfg.custom_imports.imports.append("mmseg_tome.lab.bench.as_typed.stock_pose")
     if any(name in str(cfg) for name in _KEPT):
         cfg.custom_imports.imports.append("mmseg_tome.datasets")
     cfg.optim_wrapper.pop("constructor", None)

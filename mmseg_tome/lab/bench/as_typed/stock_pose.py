@@ -9,7 +9,7 @@ from __future__ import annotations
 from mmpose.models.heads import HeatmapHead
 from mmpose.registry import MODELS
 
-from benchmarking.peer import use_plain_fusion
+from mmseg_tome.lab.bench.peer import use_plain_fusion
 from mmseg_tome.models.segformer_heatmap_head import SegformerHeatmapHead
 
 

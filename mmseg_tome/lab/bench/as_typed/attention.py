@@ -1,6 +1,6 @@
 """Which attention a config's model runs, in a process of its own: it may take a GPU's memory.
 
-    python -m benchmarking.as_typed.attention DTYPE,DTYPE CONFIG...
+    python -m mmseg_tome.lab.bench.as_typed.attention DTYPE,DTYPE CONFIG...
 
 Prints a JSON object, from each data type and config to what `measure.attention_backend` says of one
 block a stage on a small image.
@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 
-from benchmarking import measure
+from mmseg_tome.lab.bench import measure
 
 from .variants import build
 

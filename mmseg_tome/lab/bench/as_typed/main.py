@@ -19,11 +19,12 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from benchmarking import cases as models
-from benchmarking import report as network_report
-from benchmarking.cases import UsageError
 from mmseg_tome.engine.arguments import read_size
 from mmseg_tome.engine.switches import DTYPES, LAUNCHES
+from mmseg_tome.files import TOOLS
+from mmseg_tome.lab.bench import cases as models
+from mmseg_tome.lab.bench import report as network_report
+from mmseg_tome.lab.bench.cases import UsageError
 
 from . import logs, losses, report, running, sampling, variants
 from .data import CITYSCAPES_SIZE, Data
@@ -166,10 +167,10 @@ class Session:
         """Find out what attention the models run."""
         configs = {str(self.workspace.config(r)): f"{r.case.name} {r.variant}" for r in todo.runs}
         dtypes = list(dict.fromkeys(each.dtype for each in todo.runs))
-        module = [sys.executable, "-W", "ignore", "-m", "benchmarking.as_typed.attention"]
+        module = [sys.executable, "-W", "ignore", "-m", "mmseg_tome.lab.bench.as_typed.attention"]
         command = [*module, ",".join(dtypes), *configs]
         try:
-            _, output = self.start(command, variants.TOOLS, self.budget.left)
+            _, output = self.start(command, TOOLS, self.budget.left)
         except TimeoutError as stopped:
             output = str(stopped)
         last = (output.strip().splitlines() or [""])[-1]

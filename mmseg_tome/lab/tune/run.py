@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from sweeping.images import Images, Samples
-from sweeping.network import Network, build_network
-from sweeping.progress import progress_of
-from sweeping.rows import Fingerprints
-from sweeping.runner import device_name
-from sweeping.settings import NONE
-from sweeping.timing import time_settings
 
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.lab.sweep.images import Images, Samples
+from mmseg_tome.lab.sweep.network import Network, build_network
+from mmseg_tome.lab.sweep.progress import progress_of
+from mmseg_tome.lab.sweep.rows import Fingerprints
+from mmseg_tome.lab.sweep.runner import device_name
+from mmseg_tome.lab.sweep.settings import NONE
+from mmseg_tome.lab.sweep.timing import time_settings
 
 from . import prior, report
 from .choose import Goal, choose, front

@@ -14,8 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from sweeping.settings import Setting
-
+from mmseg_tome.lab.sweep.settings import Setting
 from mmseg_tome.merging import PRESETS, parse_tome_cfg
 from mmseg_tome.merging.config import SEQUENCES
 from mmseg_tome.models import MixVisionTransformer

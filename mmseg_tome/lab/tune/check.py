@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.config import Config
-from sweeping.evaluate import Judge
-from sweeping.images import Images
-from sweeping.network import Network, build_network
-from sweeping.settings import NONE, Setting
-from sweeping.timing import time_settings
 
+from mmseg_tome.lab.sweep.evaluate import Judge
+from mmseg_tome.lab.sweep.images import Images
+from mmseg_tome.lab.sweep.network import Network, build_network
+from mmseg_tome.lab.sweep.settings import NONE, Setting
+from mmseg_tome.lab.sweep.timing import time_settings
 from mmseg_tome.merging import PRESETS
 
 COMPARED = ("hq", "fast", "hq-prop", "fast-prop")

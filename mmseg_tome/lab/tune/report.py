@@ -8,9 +8,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sweeping.plots import COLOURS
-
 from mmseg_tome.inference.results import replacing
+from mmseg_tome.lab.sweep.plots import COLOURS
 
 from .choose import front
 from .search import Tried

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sweeping.evaluate import Judge
-from sweeping.images import Images, Samples
-from sweeping.network import Network
-from sweeping.settings import NONE
+
+from mmseg_tome.lab.sweep.evaluate import Judge
+from mmseg_tome.lab.sweep.images import Images, Samples
+from mmseg_tome.lab.sweep.network import Network
+from mmseg_tome.lab.sweep.settings import NONE
 
 from .space import Plan, setting
 

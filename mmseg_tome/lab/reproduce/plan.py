@@ -15,12 +15,12 @@ from mmengine.config import Config
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.checkpoint import TRUST_FLAG
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.files import CONFIGS, TOOLS
 
 from . import requirements, state
 from .requirements import Requirement
 from .tables import Published, Table
 
-REPO = Path(__file__).resolve().parents[2]
 STAGES = ("train", "val", "test")
 
 
@@ -126,7 +126,7 @@ def refresh(rows: list[Row]) -> None:
 
 def _row(table: Table, name: str, settings: Settings) -> Row:
     folder = settings.work_dir / name
-    config = REPO / "configs" / table.config.format(row=name)
+    config = CONFIGS / table.config.format(row=name)
     builder = _Builder.of(table, config, folder, settings)
     steps = [builder.train()] if table.trains else []
     steps += [builder.test(*steps), builder.speed()]
@@ -211,7 +211,7 @@ class _Builder:
         if settings.cfg_options:
             config = self.folder / "configs" / config.name
             written = (config, self.cfg)
-        command = ["python", str(REPO / "tools" / "benchmark.py"), "--configs", str(config)]
+        command = ["python", str(TOOLS / "benchmark.py"), "--configs", str(config)]
         command += ["--device", settings.device.partition(":")[0], "--out", str(out)]
         # Training has the paper's batch; a test is of one image, or one window, at a time.
         command += ["--train", "--batch", str(self.batch)] if self.table.trains else []
@@ -272,10 +272,9 @@ def _effective(config: Path, options: Sequence[str], settings: Settings) -> Conf
 
 def _tool(name: str, gpus: int, *positional: str) -> tuple[str, ...]:
     """The start of a standard tool's command, in one process or in several."""
-    tools = REPO / "tools"
     if gpus == 1:
-        return ("python", str(tools / f"{name}.py"), *positional)
-    return (str(tools / f"dist_{name}.sh"), *positional, str(gpus))
+        return ("python", str(TOOLS / f"{name}.py"), *positional)
+    return (str(TOOLS / f"dist_{name}.sh"), *positional, str(gpus))
 
 
 def _last_checkpoint(cfg: Config) -> str:

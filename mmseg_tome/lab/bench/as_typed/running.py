@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmseg_tome.files import TOOLS
+
 from . import logs, sampling
-from .variants import TOOLS, Run, Workspace
+from .variants import Run, Workspace
 
 TAIL = 4000
 """Characters of a failed run's output that reports keep."""

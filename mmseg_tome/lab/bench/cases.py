@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from mmseg_tome.engine.checkpoint_guard import mismatch
 from mmseg_tome.engine.errors import UserError
+from mmseg_tome.files import CONFIGS
 
 from . import peer
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAMES = ("b0", "b1", "b2", "b3", "b4", "b5")
 PRESETS: dict[str, dict] = {
     "none": {},

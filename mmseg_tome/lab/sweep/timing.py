@@ -6,9 +6,9 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-from benchmarking import measure
 from torch import Tensor, nn
 
+from mmseg_tome.lab.bench import measure
 from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, install

@@ -30,18 +30,6 @@ Criterion = Callable[[Tensor], Tensor]
 OPTIMIZER = {"lr": 6e-5, "weight_decay": 0.01}
 """SegFormer's; the values do not matter to the time."""
 
-DEFINITIONS = {
-    "latency_ms": "milliseconds of one training step of the batch: forward in train mode, loss, "
-    "backward, update by AdamW (fused on a GPU). Each variant in its own turn, in two passes over "
-    "all variants; median and quartiles over both",
-    "loss": "cross entropy of the logits, resized to the image, against random labels; the mean "
-    "squared error against random targets of heatmaps, or of a backbone alone its last stage",
-    "memory_mib": "peak memory of one step beyond weights, optimizer state and input: activations, "
-    "gradients, workspace",
-    "gflops": "10^9 floating-point operations per image of forward and backward",
-    "difference": "not compared: dropout differs. Inference runs compare outputs",
-}
-
 
 def run_case(
     case: Case, weights: Weights, advance: Callable[[], None] = lambda: None
