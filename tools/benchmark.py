@@ -36,8 +36,8 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from mmseg_tome.config import read_device, read_size
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.arguments import read_device, read_size
     from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
     from mmseg_tome.lab.bench import cases, pipelines, plots, report, runner, training
     from mmseg_tome.lab.bench.as_typed import main as as_typed

@@ -24,9 +24,9 @@ from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import track
 
+from mmseg_tome.config import read_size
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.arguments import read_size
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program
 from mmseg_tome.export.metadata import OUTPUT, Metadata, threshold_of
 from mmseg_tome.export.network import Network

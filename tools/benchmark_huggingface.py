@@ -22,9 +22,9 @@ from torch import nn
 try:
     import transformers
 
+    from mmseg_tome.config import read_device, read_size
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.arguments import read_device, read_size
-    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.errors import UserError
     from mmseg_tome.huggingface import apply_merging
     from mmseg_tome.lab.bench import measure
     from mmseg_tome.lab.bench.cases import NAMES, preset_model

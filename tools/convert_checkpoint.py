@@ -34,9 +34,10 @@ from mmseg_tome.checkpoints.writing import (
     write_hugging_face,
     write_text,
 )
+from mmseg_tome.config import TRUST_FLAG
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE, load_from_local
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.engine.checkpoint import TRUST_VARIABLE, load_from_local
+from mmseg_tome.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 OURS, HUGGING_FACE = "mmseg_tome", "hf"

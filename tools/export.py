@@ -26,10 +26,10 @@ import torch
 from rich.console import Console
 from torch.export import ExportedProgram
 
+from mmseg_tome.config import read_size
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.arguments import read_size
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import with_one_test_dataset
+from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe

@@ -34,10 +34,10 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import Progress  # no new requirement: mmengine has it
 
+from mmseg_tome.config import read_device
 from mmseg_tome.engine import additions, launch, switches
-from mmseg_tome.engine.arguments import read_device
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import with_one_test_dataset
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (
     Item,

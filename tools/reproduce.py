@@ -26,10 +26,10 @@ import torch
 try:
     import benchmark
 
+    from mmseg_tome.config import TRUST_FLAG
     from mmseg_tome.engine import launch
-    from mmseg_tome.engine.checkpoint import TRUST_FLAG
-    from mmseg_tome.engine.errors import UserError
     from mmseg_tome.engine.folder_lock import only_one
+    from mmseg_tome.errors import UserError
     from mmseg_tome.lab.reproduce import plan, preview, report, requirements, running, state
     from mmseg_tome.lab.reproduce.plan import Row, Settings
     from mmseg_tome.lab.reproduce.tables import TABLES, Table

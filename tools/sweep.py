@@ -26,10 +26,10 @@ import cv2
 import torch
 
 try:
+    from mmseg_tome.config import read_device
     from mmseg_tome.engine import launch, switches
-    from mmseg_tome.engine.arguments import read_device
-    from mmseg_tome.engine.errors import UserError
     from mmseg_tome.engine.test_data import base_datasets
+    from mmseg_tome.errors import UserError
     from mmseg_tome.lab.sweep import report
     from mmseg_tome.lab.sweep.rows import Model
     from mmseg_tome.lab.sweep.runner import Options, Sweep

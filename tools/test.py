@@ -9,8 +9,8 @@ import argparse
 
 from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
 from mmseg_tome.engine import launch, switches
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import change_pipelines
+from mmseg_tome.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:

@@ -35,9 +35,9 @@ try:
 
     import mmseg_tome.lab.tune  # noqa: F401  (the mm stack's missing parts first)
     from mmseg_tome.engine import launch, switches
-    from mmseg_tome.engine.errors import DataError, UserError
     from mmseg_tome.engine.folder_lock import only_one
     from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
+    from mmseg_tome.errors import DataError, UserError
     from mmseg_tome.lab.sweep.images import Images, Samples
     from mmseg_tome.lab.sweep.progress import progress_of
     from mmseg_tome.lab.sweep.settings import Setting

@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import with_one_test_dataset
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError

@@ -22,11 +22,11 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader
 
 from mmseg_tome.checkpoints.wrappers import plain_names, unwrap
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.config import TRUST_FLAG
 from mmseg_tome.engine.harmless import harmless_only, settle
+from mmseg_tome.errors import CheckpointError
 
 TRUST_VARIABLE = "MMSEG_TOME_TRUST_CHECKPOINT"
-TRUST_FLAG = "--trust-checkpoint"
 SAFETENSORS = ".safetensors"
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from mmseg_tome.checkpoints.holding import holding
 from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names
 from mmseg_tome.engine.checkpoint import trusts_checkpoints
-from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
+from mmseg_tome.errors import CheckpointError
 from mmseg_tome.registry import HOOKS
 
 NAMED = 3

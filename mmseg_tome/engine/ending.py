@@ -11,7 +11,7 @@ from types import FrameType
 from mmengine.registry import Registry
 
 from mmseg_tome.engine.dataset_guard import explain_empty
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models.errors import ModelInputError
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 try:
     import fcntl

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch.distributed as dist
 from mmengine.config import Config
 
+from mmseg_tome.config import TRUST_FLAG, add_cfg_options, is_pose, read_config_file
 from mmseg_tome.engine import additions, switches
 from mmseg_tome.engine.additions import OURS
-from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
+from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 from mmseg_tome.engine.collate import stop_loaders
-from mmseg_tome.engine.config_reading import add_cfg_options, read_config_file
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.engine.ending import explain
-from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
 from mmseg_tome.engine.test_data import base_datasets
+from mmseg_tome.errors import CheckpointError, DataError, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -100,11 +100,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.show_merging:
         switches.say(switches.use_show_merging(cfg, args.interval))
     return cfg
-
-
-def is_pose(cfg: Config) -> bool:
-    """Whether a config is one of MMPose."""
-    return cfg.get("default_scope") == "mmpose"
 
 
 def build_runner(cfg: Config, stages: tuple[str, ...]):

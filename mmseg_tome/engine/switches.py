@@ -13,11 +13,10 @@ from collections.abc import Iterator
 import torch
 from mmengine.config import Config
 
+from mmseg_tome.config import DTYPES, LAUNCHES
 from mmseg_tome.engine.additions import HOOKS, add_hooks, find_hook, has_our_backbone
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.runtime.graphs import LAUNCHES
+from mmseg_tome.errors import UserError
 
-DTYPES = ("float32", "float16", "bfloat16")
 NO_GPU = "there is no GPU"
 
 

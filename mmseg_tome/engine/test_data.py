@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from mmengine.config import Config, ConfigDict
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 Pipeline = list[dict]
 

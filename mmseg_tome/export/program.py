@@ -5,7 +5,7 @@ from torch import Tensor
 from torch._dynamo.exc import UserError as ConstraintError
 from torch.export import Dim, ExportedProgram, export
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.tracing import SCORES_MIB, plain_onnx, portable
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.folder_lock import only_one
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import Item, Source, frame_rate
 from mmseg_tome.inference.prediction import Prediction
 

@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import Item
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.results import replacing

@@ -11,7 +11,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
 from mmseg_tome.engine import checkpoint
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.errors import CheckpointError
 
 
 class Malicious:

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmseg_tome.engine import DatasetGuardHook, launch
 from mmseg_tome.engine.dataset_guard import check_dataset
-from mmseg_tome.engine.errors import DataError
+from mmseg_tome.errors import DataError
 
 
 class Files(BaseDataset):

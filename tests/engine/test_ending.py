@@ -5,7 +5,7 @@ from mmengine.registry import Registry
 
 from mmseg_tome.engine import launch
 from mmseg_tome.engine.ending import explain
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.merging import TomeConfigError
 
 PARTS = Registry("part", scope="bikes")

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmseg_tome.engine import launch, switches
 from mmseg_tome.engine.cpu import adapt_to_cpu
-from mmseg_tome.engine.errors import DataError, UserError
+from mmseg_tome.errors import DataError, UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.registry import HOOKS
 

@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_tome.engine import additions, switches
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 OURS = dict(type="mmseg_tome.MixVisionTransformer", tome_cfg="hq")
 

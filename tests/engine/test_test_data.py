@@ -3,13 +3,13 @@
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.test_data import (
     base_datasets,
     change_pipelines,
     find_test_pipeline,
     with_one_test_dataset,
 )
+from mmseg_tome.errors import UserError
 
 LOAD, RESIZE, PACK = (dict(type=name) for name in ("LoadImageFromFile", "Resize", "PackSegInputs"))
 ALONE = dict(type="A", data_root="a", pipeline=[LOAD, PACK])

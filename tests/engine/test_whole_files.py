@@ -12,9 +12,9 @@ from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 
 from mmseg_tome.engine import SaveFirstCheckpointHook
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.folder_lock import LOCK, only_one
 from mmseg_tome.engine.whole_files import WholeFilesBackend, alone_in, find_resumable
+from mmseg_tome.errors import UserError
 
 
 def names(folder: Path) -> list[str]:

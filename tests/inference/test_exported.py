@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from mmseg_tome import compat
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.inference import exported
 from mmseg_tome.models.errors import ImageSizeError

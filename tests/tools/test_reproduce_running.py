@@ -19,8 +19,8 @@ sys.path.insert(0, str(TOOLS))
 
 import reproduce  # noqa: E402
 
-from mmseg_tome.engine.errors import UserError  # noqa: E402
 from mmseg_tome.engine.folder_lock import only_one  # noqa: E402
+from mmseg_tome.errors import UserError  # noqa: E402
 from mmseg_tome.lab.reproduce import report, running, state  # noqa: E402
 
 MIOU = {"none": 80.0, "hq": 79.5}

@@ -11,7 +11,7 @@ pytest.importorskip("mmseg")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation import (
     BoundaryIoUMetric,
     GroupedIoUMetric,

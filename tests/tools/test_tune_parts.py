@@ -176,7 +176,7 @@ def test_spread_keeps_both_ends():
 
 
 def test_a_journal_that_is_none_is_named(tmp_path):
-    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.errors import UserError
 
     (tmp_path / "journal.log").mkdir()
     with pytest.raises(UserError, match=r"cannot use .*journal\.log"):

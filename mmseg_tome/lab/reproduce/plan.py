@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmseg_tome.config import TRUST_FLAG, add_cfg_options
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.checkpoint import TRUST_FLAG
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS, TOOLS
 
 from . import requirements, state
@@ -264,7 +264,7 @@ def _effective(config: Path, options: Sequence[str], settings: Settings) -> Conf
     if bad := [option for option in options if "=" not in option]:
         raise UserError(f"--cfg-options {bad[0]}: not of the form key=value")
     parser = argparse.ArgumentParser()
-    launch.add_config_arguments(parser)
+    add_cfg_options(parser)
     args = parser.parse_args(["--cfg-options", *options] if options else [])
     args.config, args.trust_checkpoint = str(config), settings.trust_checkpoint
     return launch.read_config(args)

@@ -10,8 +10,8 @@ import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mmseg_tome.engine.errors import UserError
 from mmseg_tome.engine.folder_lock import only_one
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.results import replacing
 
 RUNNING, DONE, FAILED = "running", "done", "failed"

@@ -15,8 +15,8 @@ from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from mmseg_tome.engine.errors import DataError, UserError
 from mmseg_tome.engine.test_data import base_datasets, change_pipelines
+from mmseg_tome.errors import DataError, UserError
 
 
 class Samples:

@@ -15,7 +15,7 @@ from mmseg.registry import MODELS
 from torch import nn
 
 from mmseg_tome.engine.checkpoint import load_from_local
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.weights import load_weights
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.runtime import merging_switch

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 from . import report, rows, timing
 from .evaluate import Judge, scorer_of

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmengine.logging import MMLogger
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation import BoundaryIoUMetric, GroupedIoUMetric, SizeBandIoUMetric
 from mmseg_tome.evaluation.boundary_iou import boundary_strips
 from mmseg_tome.evaluation.grouped_iou import THIN_CLASSES

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.lab.sweep.images import Images, Samples
 from mmseg_tome.lab.sweep.network import Network, build_network
 from mmseg_tome.lab.sweep.progress import progress_of

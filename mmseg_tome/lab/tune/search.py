@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 from . import prior
 from .costs import StageTimes

@@ -19,8 +19,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from mmseg_tome.engine.arguments import read_size
-from mmseg_tome.engine.switches import DTYPES, LAUNCHES
+from mmseg_tome.config import DTYPES, LAUNCHES, read_size
 from mmseg_tome.files import TOOLS
 from mmseg_tome.lab.bench import cases as models
 from mmseg_tome.lab.bench import report as network_report

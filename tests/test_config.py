@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.engine.config_reading import add_cfg_options, read_config_file
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.config import add_cfg_options, read_config_file
+from mmseg_tome.errors import UserError
 
 CONFIG = """
 model = dict(type="A", backbone=dict(type="B", depths=[1, 2], init_cfg=None))

@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Tools print their one line instead of a traceback."""
+"""Errors that a user can mend. Commands print their one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -11,3 +11,7 @@ class CheckpointError(UserError):
 
 class DataError(UserError):
     """A data set that is not where the config says."""
+
+
+class MMStackError(UserError, ImportError):
+    """No mm stack, or two of them, in this environment."""

@@ -1,19 +1,31 @@
-"""Reading a config and merging options into it; whatever goes wrong is said in one line.
+"""Reading configs, and what command lines say in their words: options, devices, sizes.
 
-A config is a Python file of the user's: it may raise anything.
+A config is a Python file of the user's: it may raise anything. Whatever goes wrong is said in one
+line. Importing this imports neither torch nor the mm stack, so that `--help` is quick.
 """
+
+from __future__ import annotations
 
 import argparse
 import difflib
 import inspect
+import re
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmseg_tome.errors import UserError
 
-from mmseg_tome.engine.errors import UserError
+if TYPE_CHECKING:
+    import torch
+    from mmengine.config import Config
+
+LAUNCHES = ("auto", "graphs", "eager")
+"""How kernels may be launched: by graphs where that is safe, by graphs, one by one."""
+DTYPES = ("float32", "float16", "bfloat16")
+"""What may be computed in, where nothing is trained."""
+TRUST_FLAG = "--trust-checkpoint"
 
 OPTION = "--cfg-options"
 FORM = 'key=value, such as model.backbone.tome_cfg=hq or work_dir="out"'
@@ -23,21 +35,24 @@ HOOKS_HAVE_NAMES = (
 )
 
 
-class CfgOptions(DictAction):
-    """mmengine's reading of `key=value`, with a line about what is none."""
+class CfgOptions(argparse.Action):
+    """`key=value` as mmengine's DictAction reads it, with a line about what is none."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         for text in values:
             key, equals, _ = text.partition("=")
             if not equals or not all(part for part in key.split(".")):
                 parser.error(f"argument {option_string}: {text!r} is not {FORM}")
-        before = getattr(namespace, self.dest, None) or {}
+        from mmengine.config import DictAction
+
+        options = dict(getattr(namespace, self.dest, None) or {})
         try:
-            super().__call__(parser, namespace, values, option_string)
+            for text in values:
+                key, _, value = text.partition("=")
+                options[key] = DictAction._parse_iterable(value)
         except (ValueError, AssertionError) as error:
             parser.error(f"argument {option_string}: {error}")
-        # mmengine forgets an earlier --cfg-options of the command line.
-        setattr(namespace, self.dest, {**before, **getattr(namespace, self.dest)})
+        setattr(namespace, self.dest, options)
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +72,8 @@ def read_config_file(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
+    from mmengine.config import Config
+
     if Path(path).is_dir():
         raise UserError(f"config {path} is a folder")
     if not Path(path).is_file():
@@ -71,6 +88,43 @@ def read_config_file(path: str, options: dict | None = None) -> Config:
     if not isinstance(cfg.model, dict):
         raise UserError(f"config {path}: model must be a dict, it is {_short(cfg.model)}")
     return cfg
+
+
+def read_device(name: str) -> torch.device:
+    """`"cpu"`, `"cuda"` or `"cuda:N"` as a device that torch sees.
+
+    Raises:
+        UserError: It is none of these, or there are not as many.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}; use cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(f"device {name!r} was requested, but torch sees {count} CUDA devices")
+    return device
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """`"1024x2048"` as height and width.
+
+    Raises:
+        UserError: It is not of that form, or a side is 0.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise UserError(f"--size {text} is not HxW, such as 1024x2048")
+    return int(match[1]), int(match[2])
+
+
+def is_pose(cfg: Config) -> bool:
+    """Whether a config is one of MMPose."""
+    return cfg.get("default_scope") == "mmpose"
 
 
 def _explained(path: str, error: Exception) -> str:
@@ -107,7 +161,7 @@ def _failing(cfg: Config, options: dict) -> str:
     """The option that cannot be merged, or all of them."""
     for key, value in options.items():
         try:
-            Config(cfg.to_dict()).merge_from_dict({key: value})
+            type(cfg)(cfg.to_dict()).merge_from_dict({key: value})
         except Exception:
             return key
     return " ".join(options)
@@ -153,6 +207,8 @@ def _check_path(cfg: Config, key: str) -> None:
 
 
 def _top_level() -> Iterator[str]:
+    from mmengine.runner import Runner
+
     yield from inspect.signature(Runner.__init__).parameters
     yield from ("tta_model", "tta_pipeline", "runner_type", "preprocess_cfg", "env_cfg")
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmseg_tome.engine.arguments import read_device, read_size
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.config import read_device, read_size
+from mmseg_tome.errors import UserError
 
 
 def test_a_device_that_is_there():
