@@ -13,11 +13,17 @@ pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
-from mmseg_tome.lab.bench import cases, measure, peer, pipelines, report, runner  # noqa: E402
+from mmseg_tome.cli import benchmark  # noqa: E402
+from mmseg_tome.lab.bench import (  # noqa: E402
+    cases,
+    main,
+    measure,
+    peer,
+    pipelines,
+    report,
+    runner,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +44,7 @@ MIXED = [
 def outputs(model, variants, size=SIZE, batch=1):
     """`{(variant, pipeline): output}` on one set of weights and one input, in float32."""
     args = benchmark.parse_args([])
-    weights = benchmark.initial_weights(model, args)
+    weights = main.initial_weights(model, args)
     case = runner.Case(model, size, batch, "float32", torch.device("cpu"), runner.Settings())
     return {
         (variant, pipeline): case.forward(
@@ -79,7 +85,7 @@ def test_peer_weights_lie_in_memory_as_the_stock_model_has_them():
     """Channels-last weights would change the layout of the peer's convolutions, and its speed."""
     model = cases.preset_model("b0", ["none"])
     stock = cases.build(model, {}, of_peer=True).state_dict()
-    given = benchmark.initial_weights(model, benchmark.parse_args([]))["peer"]
+    given = main.initial_weights(model, benchmark.parse_args([]))["peer"]
     assert {k: v.stride() for k, v in given.items()} == {k: v.stride() for k, v in stock.items()}
 
 
@@ -343,7 +349,7 @@ def test_a_different_function_fails_the_run(tmp_path, capsys, monkeypatch, tiny_
     monkeypatch.setitem(peer.PRESETS, "n2d", (peer.Stage(q=peer.Merge("n2d", stride=(4, 4))),) * 4)
     code, found = run(tmp_path, "--configs", tiny_config("tiny", "n2d"))
     assert code == 1
-    assert found["results"][2]["difference"] > benchmark.MAX_DIFFERENCE["float32"]
+    assert found["results"][2]["difference"] > main.MAX_DIFFERENCE["float32"]
     assert "tiny: outputs differ from the peer's by" in capsys.readouterr().err
     code, _ = run(tmp_path, "--configs", tiny_config("tiny", "n2d"), "--no-check")
     assert code == 0

@@ -14,10 +14,8 @@ from rich.console import Console
 pytest.importorskip("mmseg")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
+from mmseg_tome.cli import benchmark  # noqa: E402
 from mmseg_tome.lab.bench import cases  # noqa: E402
 from mmseg_tome.lab.bench.as_typed import (  # noqa: E402
     data,

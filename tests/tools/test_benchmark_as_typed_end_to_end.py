@@ -1,7 +1,6 @@
 """The benchmark of the tools on the tools: toy sizes on a CPU, in processes of their own."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,8 @@ import pytest
 pytest.importorskip("mmseg")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
+from mmseg_tome.cli import benchmark  # noqa: E402
 from mmseg_tome.lab.bench.as_typed import losses  # noqa: E402
 
 

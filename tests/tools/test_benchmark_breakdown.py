@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,14 @@ pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
+from mmseg_tome.cli import benchmark  # noqa: E402
 from mmseg_tome.lab.bench import (  # noqa: E402
     breakdown,
     cases,
     floor,
     kernels,
+    main,
     measure,
     parts,
     peer,
@@ -54,7 +52,7 @@ def quick_rates(monkeypatch):
 def b0():
     """`b0(preset, pipeline)`: the net of MiT-B0, its forward pass, and the case."""
     model = cases.preset_model("b0", list(cases.PRESETS))
-    weights = benchmark.initial_weights(model, benchmark.parse_args([]))
+    weights = main.initial_weights(model, benchmark.parse_args([]))
     case = runner.Case(model, SIZE, 1, "float32", CPU, runner.Settings())
 
     def build(preset, pipeline):

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture
 def tool(monkeypatch, capsys):
     """Run the tool; gives its exit code, output and errors."""
-    monkeypatch.syspath_prepend(str(TOOL.parent))
 
     def run(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [TOOL.name, *args])
@@ -60,7 +59,7 @@ def test_mistakes_are_one_line(tool, args, expected, monkeypatch, tmp_path):
 
 
 def test_a_model_that_computes_something_else_is_not_timed(tool, monkeypatch):
-    from mmseg_tome import huggingface
+    from mmseg_tome.lab.bench import huggingface
 
     def halve(model, tome_cfg):
         model.decode_head.classifier.weight.data /= 2

@@ -1,6 +1,5 @@
 """The pipelines beside ours and the peer: it fused, it compiled, ours by CUDA graphs."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,18 @@ pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
-from mmseg_tome.lab.bench import cases, measure, pipelines, rates, report, runner, training  # noqa: E402
+from mmseg_tome.cli import benchmark  # noqa: E402
+from mmseg_tome.lab.bench import (  # noqa: E402
+    cases,
+    main,
+    measure,
+    pipelines,
+    rates,
+    report,
+    runner,
+    training,
+)
 from mmseg_tome.runtime.graphs import CudaGraphs  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +56,7 @@ def model():
 @pytest.fixture(scope="module")
 def weights(model):
     """With statistics of the batch norms that matter."""
-    found = benchmark.initial_weights(model, benchmark.parse_args([]))
+    found = main.initial_weights(model, benchmark.parse_args([]))
     for key, value in found["ours"].items():
         if key.endswith(("running_mean", "running_var")):
             value.uniform_(0.5, 2)
@@ -261,7 +267,7 @@ def test_captured_graphs_are_what_is_measured(model, weights, capture_by, part):
 
     capture_by(capture)
     parted = benchmark.parse_args(["--part", part])
-    weights = benchmark.initial_weights(model, parted)
+    weights = main.initial_weights(model, parted)
     case = case_of(model, ["hq"], graphs=True, part=part)
     ours, graphs, peer = runner.run_case(case, weights)
     assert (ours["launch"], graphs["launch"], peer["launch"]) == ("eager", "CUDA graphs", "eager")
@@ -283,7 +289,7 @@ def test_a_wrong_replay_is_noticed(model, weights, capture_by, capsys):
     rows = runner.run_case(case, weights)
     assert find(rows, "hq", "ours")["difference"] < 1e-5
     assert find(rows, "hq", "ours, graphs")["difference"] > 0.1
-    assert benchmark.verdict(rows, benchmark.parse_args([])) == 1
+    assert main.verdict(rows, benchmark.parse_args([])) == 1
     assert "model, hq, ours, graphs: outputs differ from the peer's by" in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """Steps of training: what they compute, from where they start, what is reported. No timings."""
 
-import sys
 import weakref
 from pathlib import Path
 
@@ -13,11 +12,17 @@ pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import benchmark  # noqa: E402
-
-from mmseg_tome.lab.bench import cases, measure, peer, pipelines, runner, training  # noqa: E402
+from mmseg_tome.cli import benchmark  # noqa: E402
+from mmseg_tome.lab.bench import (  # noqa: E402
+    cases,
+    main,
+    measure,
+    peer,
+    pipelines,
+    runner,
+    training,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +53,7 @@ def case_of(model=None, dtype="float32", size=SIZE, **settings):
 
 def weights_of(case):
     args = benchmark.parse_args(["--part", case.settings.part])
-    return benchmark.initial_weights(case.model, args)
+    return main.initial_weights(case.model, args)
 
 
 def step_of(case, variant="none", recipe=pipelines.OURS, weights=None):

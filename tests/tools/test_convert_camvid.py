@@ -1,16 +1,10 @@
 """tools/convert_camvid.py on a tiny synthetic release, and its split on the real file names."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_camvid.py"
-spec = importlib.util.spec_from_file_location("convert_camvid", TOOL)
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+from mmseg_tome.cli import convert_camvid as tool
 
 FRAMES = {"0006R0_f00930": "train", "0016E5_07959": "val", "Seq05VD_f00000": "test"}
 
@@ -100,7 +94,7 @@ def test_unknown_frame_name():
 def test_unknown_colour_names_file_and_colour_and_writes_nothing(release, tmp_path, capsys):
     path = set_label_pixel(release, (1, 2, 3))
     out = tmp_path / "camvid"
-    assert tool.main([str(release), str(out)]) == 1
+    assert tool.main([str(release), str(out)]) == 2
     error = capsys.readouterr().err
     assert str(path) in error
     assert "(1, 2, 3) at x=5, y=2" in error
@@ -141,10 +135,10 @@ def test_broken_and_mismatched_files(release, tmp_path, capsys):
     label = release / tool.LABEL_DIR / "0016E5_07959_L.png"
     args = [str(release), str(tmp_path / "camvid")]
     Image.new("RGB", (6, 4)).save(label)
-    assert tool.main(args) == 1
+    assert tool.main(args) == 2
     assert "is (8, 4), its label (6, 4)" in capsys.readouterr().err
     label.write_bytes(b"no PNG")
-    assert tool.main(args) == 1
+    assert tool.main(args) == 2
     assert f"{label}: cannot be read" in capsys.readouterr().err
 
 
@@ -154,7 +148,7 @@ def test_existing_output_needs_force(release, tmp_path, capsys):
     before = tree(out)
 
     set_label_pixel(release, tool.COLOURS["Fence"])
-    assert tool.main([str(release), str(out)]) == 1
+    assert tool.main([str(release), str(out)]) == 2
     assert "--force" in capsys.readouterr().err
     assert tree(out) == before
 
@@ -166,7 +160,7 @@ def test_existing_output_needs_force(release, tmp_path, capsys):
 
     # A failing --force leaves the earlier conversion alone.
     set_label_pixel(release, (1, 2, 3))
-    assert tool.main([str(release), str(out), "--force"]) == 1
+    assert tool.main([str(release), str(out), "--force"]) == 2
     assert tree(out) == after
     assert sorted(p.name for p in tmp_path.iterdir()) == ["camvid", "release"]
 
@@ -176,7 +170,7 @@ def test_force_never_replaces_anything_else(release, tmp_path, target):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("irreplaceable")
     before = tree(tmp_path)
-    assert tool.main([str(release), str(tmp_path / target), "--force"]) == 1
+    assert tool.main([str(release), str(tmp_path / target), "--force"]) == 2
     assert tree(tmp_path) == before
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,6 @@ from mmseg_tome import compat
 from mmseg_tome.checkpoints import Checkpoint
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture, Head
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.engine import launch
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -23,16 +23,14 @@ NAMES = ("sky", "sea", "land")
 
 
 @pytest.fixture
-def convert(repo, monkeypatch, capsys):
+def convert(monkeypatch, capsys):
     """Run the tool; its exit code, what it printed, and the lines that name errors."""
-    monkeypatch.syspath_prepend(str(repo / "tools"))
     monkeypatch.setenv(TRUST_VARIABLE, "0")
 
-    def run(*args, tool: str = "convert_checkpoint") -> tuple[int, str, list[str]]:
-        module = __import__(tool)
-        code = 0
+    def run(*args, tool: str = "convert") -> tuple[int, str, list[str]]:
+        module = import_module(f"mmseg_tome.cli.{tool}")
         try:
-            launch.run(lambda: module.main([str(arg) for arg in args]))
+            code = module.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         printed = capsys.readouterr()

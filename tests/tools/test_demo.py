@@ -18,13 +18,9 @@ cv2 = pytest.importorskip("cv2")
 
 @pytest.fixture(scope="module")
 def scenes():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        import street_scenes
+    import street_scenes
 
-        yield street_scenes
-    finally:
-        sys.path.remove(str(TOOLS))
+    return street_scenes
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,9 @@ cv2 = pytest.importorskip("cv2")
 
 @pytest.fixture(scope="module")
 def scenes():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        import pose_scenes
+    import pose_scenes
 
-        yield pose_scenes
-    finally:
-        sys.path.remove(str(TOOLS))
+    return pose_scenes
 
 
 @pytest.fixture(scope="module")

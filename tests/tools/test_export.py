@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.engine import launch
+from mmseg_tome.config import is_pose
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 
 pytest.importorskip("onnx")
@@ -30,16 +31,14 @@ POSE = "configs/b0/segformerpp_b0_fast_coco.py"
 
 
 @pytest.fixture
-def tool(repo, monkeypatch, capsys):
+def tool(monkeypatch, capsys):
     """Run a tool in this process; its exit code, what it printed, its lines that name errors."""
-    monkeypatch.syspath_prepend(str(repo / "tools"))
     monkeypatch.setenv(TRUST_VARIABLE, "0")
 
     def run(name: str, *args) -> tuple[int, str, list[str]]:
-        module = __import__(name)
-        code = 0
+        module = import_module(f"mmseg_tome.cli.{name}")
         try:
-            launch.run(lambda: module.main([str(arg) for arg in args]))
+            code = module.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         printed = capsys.readouterr()
@@ -59,7 +58,7 @@ def trained(repo, tmp_path_factory):
         cfg.model.backbone.update(TINY, init_cfg=None)
         head = cfg.model.get("decode_head") or cfg.model.head
         head.update(in_channels=channels, channels=16)
-        if "test_cfg" in cfg.model and launch.is_pose(cfg):
+        if "test_cfg" in cfg.model and is_pose(cfg):
             cfg.model.test_cfg = dict(flip_test=True, flip_mode="heatmap", shift_heatmap=True)
         init_default_scope(cfg.default_scope)
         torch.manual_seed(0)

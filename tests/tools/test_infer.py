@@ -16,7 +16,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.engine import launch
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 
 pytestmark = [
@@ -30,17 +29,15 @@ SMALL = "test_dataloader.dataset.pipeline.1.scale=(128,96)"
 
 
 @pytest.fixture
-def infer(repo, monkeypatch, capsys):
+def infer(monkeypatch, capsys):
     """Run the tool in this process; its exit code and its lines that name errors."""
-    monkeypatch.syspath_prepend(str(repo / "tools"))
     monkeypatch.setenv(TRUST_VARIABLE, "0")
 
     def run(*args) -> tuple[int, list[str]]:
-        import infer as tool
+        from mmseg_tome.cli import infer as tool
 
-        code = 0
         try:
-            launch.run(lambda: tool.main([str(arg) for arg in args]))
+            code = tool.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         lines = capsys.readouterr().err.splitlines()
@@ -225,16 +222,16 @@ def test_the_figure_of_the_largest_person(infer, persons, estimator, tmp_path):
         (["--launch", "graphs"], dict(launch="eager"), dict(launch="graphs")),
     ],
 )
-def test_a_gpu_runs_the_network_as_told(repo, monkeypatch, warned, given, configured, wanted):
-    monkeypatch.syspath_prepend(str(repo / "tools"))
-    import infer as tool
+def test_a_gpu_runs_the_network_as_told(monkeypatch, warned, given, configured, wanted):
+    from mmseg_tome.cli import infer
+    from mmseg_tome.cli.work import infer as tool
 
     def accelerate(model, **options):
         assert model == "network"
         return SimpleNamespace(summary=repr(options))
 
     monkeypatch.setattr(tool, "accelerate", accelerate)
-    args = tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
+    args = infer.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
     hook = dict(type="mmseg_tome.FastInferenceHook", **configured)
     cfg = Config(dict(model={}, default_hooks=dict(fast_inference=hook)))
     tool.speed_up(args, cfg, SimpleNamespace(model="network"), gpu=True)
@@ -517,12 +514,11 @@ def test_as_a_program_from_anywhere(run_tool, images, segmenter, tmp_path):
     assert len(results(tmp_path / "out")["images"]) == 3
 
 
-def test_options_are_checked(repo, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(repo / "tools"))
-    import infer as tool
+def test_options_are_checked(capsys):
+    from mmseg_tome.cli import infer as tool
 
     for option in (["--opacity", "2"], ["--batch-size", "0"]):
         with pytest.raises(SystemExit):
             tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *option])
         assert "must be" in capsys.readouterr().err
-    assert "infer" in sys.modules
+    assert "mmseg_tome.cli.infer" in sys.modules

@@ -187,8 +187,7 @@ def test_a_search_goes_on(place, kill, tmp_path):
 REPRODUCE = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tools!r})
-import reproduce
+from mmseg_tome.cli import reproduce
 from mmseg_tome.lab.reproduce import plan
 plan.TOOLS = Path({place!r}, "tools")
 sys.exit(reproduce.main())
@@ -245,7 +244,7 @@ def reproduce(repo, tmp_path) -> tuple:
             (place / "data" / kind / split / f"ulm_{ending}.png").touch()
     torch.save(dict(state_dict={}), place / "initial.pth")
     tool = place / "reproduce.py"
-    tool.write_text(REPRODUCE.format(tools=str(repo / "tools"), place=str(place)))
+    tool.write_text(REPRODUCE.format(place=str(place)))
     own = ("--data-root", place / "data", "--checkpoint", place / "initial.pth")
     few = ("--rows", "none", "hq", "--no-peer", "--device", "cpu")
     # Last, as it takes all that follow: such settings let it write configs.

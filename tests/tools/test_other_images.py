@@ -1,6 +1,7 @@
 """Models of grey, deep and four-channel images, in every tool that builds or runs one."""
 
 import json
+from importlib import import_module
 
 import cv2
 import numpy as np
@@ -10,7 +11,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.engine import launch
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -30,15 +30,13 @@ KINDS = {
 
 
 @pytest.fixture
-def tool(repo, monkeypatch, capsys):
+def tool(capsys):
     """Run a tool in this process; its exit code, what it printed, its lines that name errors."""
-    monkeypatch.syspath_prepend(str(repo / "tools"))
 
     def run(name: str, *args) -> tuple[int, str, list[str]]:
-        module = __import__(name)
-        code = 0
+        module = import_module(f"mmseg_tome.cli.{name}")
         try:
-            launch.run(lambda: module.main([str(arg) for arg in args]))
+            code = module.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         printed = capsys.readouterr()
@@ -165,7 +163,7 @@ def test_an_image_of_other_channels_is_one_failed_input(tool, kind, model, image
 
 def test_merging_can_be_drawn(tool, model, images, tmp_path):
     code, said, errors = tool(
-        "visualize_merging", images, *model, "--preset", "fast", "--out", tmp_path / "out"
+        "visualize", images, *model, "--preset", "fast", "--out", tmp_path / "out"
     )
     assert (code, errors) == (0, [])
     assert "3 figures drawn" in said

@@ -1,8 +1,8 @@
 """The paper's tables, the plan to measure them, and what is checked before anything runs."""
 
 import re
-import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,9 @@ import torch
 pytest.importorskip("mmseg")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
-
-import benchmark  # noqa: E402
-import reproduce  # noqa: E402
 
 from mmseg_tome import compat  # noqa: E402
+from mmseg_tome.cli import benchmark, reproduce  # noqa: E402
 from mmseg_tome.lab.reproduce import plan, requirements, running  # noqa: E402
 from mmseg_tome.lab.reproduce.tables import TABLES  # noqa: E402
 
@@ -123,7 +120,7 @@ def test_the_standard_tools_read_the_commands(monkeypatch, tmp_path, table, gpus
         script = TOOLS / f"{step.name}.py"
         assert Path(tool).name == (f"dist_{step.name}.sh" if gpus > 1 else script.name)
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-        args = runpy.run_path(str(script), run_name="planned")["parse_args"]()
+        args = import_module(f"mmseg_tome.cli.{script.stem}").parse_args()
         assert args.config.endswith(f"segformerpp_hq_{table.partition('-')[0]}.py")
         assert args.cfg_options["test_dataloader.dataset.data_root"] == str(tmp_path) or (
             step.name == "train"

@@ -1,7 +1,6 @@
 """A row through the real tools, with a tiny model on tiny images."""
 
 import json
-import sys
 from pathlib import Path
 
 import cv2
@@ -11,9 +10,8 @@ import pytest
 pytest.importorskip("mmseg")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import reproduce  # noqa: E402
+from mmseg_tome.cli import reproduce  # noqa: E402
 
 TINY = (
     "model.backbone.embed_dims=8",

@@ -15,10 +15,8 @@ import torch
 pytest.importorskip("mmseg")
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-sys.path.insert(0, str(TOOLS))
 
-import reproduce  # noqa: E402
-
+from mmseg_tome.cli import reproduce  # noqa: E402
 from mmseg_tome.engine.folder_lock import only_one  # noqa: E402
 from mmseg_tome.errors import UserError  # noqa: E402
 from mmseg_tome.lab.reproduce import report, running, state  # noqa: E402
@@ -418,7 +416,6 @@ def test_an_interrupted_command_ends(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {tools!r})
 from mmseg_tome.lab.reproduce import running, state
 folder = Path({folder!r})
 def kill(text):
@@ -441,7 +438,7 @@ def test_a_command_ends_with_the_tool_that_is_killed(tmp_path):
         "print('Iter(test) [1/2]', flush=True)\n"
         "while True: time.sleep(0.1)\n"
     )
-    tool = KILLED.format(tools=str(TOOLS), folder=str(tmp_path / "row"), code=code)
+    tool = KILLED.format(folder=str(tmp_path / "row"), code=code)
     env = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", tool], env=env, timeout=100)
     assert done.returncode == -signal.SIGKILL

@@ -1,7 +1,6 @@
 """The sweep as a user runs it, on a tiny model and tiny images, and its network beside mmseg's."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,11 @@ import torch
 
 pytest.importorskip("mmseg")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-import sweep
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
+from mmseg_tome.cli import sweep
 from mmseg_tome.lab.sweep.evaluate import Judge
 from mmseg_tome.lab.sweep.images import Images
 from mmseg_tome.lab.sweep.network import Network, build_network, tokens_kept

@@ -1,14 +1,11 @@
 """What a sweep tries, how processes share it, and what its rows are made into."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("mmseg")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from mmengine.config import Config
 

@@ -1,15 +1,11 @@
 """A sweep's scores are those of the metrics, whatever is counted once and cached."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmseg")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation import (

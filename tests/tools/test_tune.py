@@ -11,11 +11,10 @@ import pytest
 pytest.importorskip("mmseg")
 pytest.importorskip("optuna")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-import tune
 from mmengine.config import Config
 
+from mmseg_tome.cli import tune
 from mmseg_tome.lab.tune.choose import Goal
 from mmseg_tome.lab.tune.costs import StageTimes
 from mmseg_tome.lab.tune.losses import AgreementLoss

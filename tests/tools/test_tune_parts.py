@@ -1,15 +1,11 @@
 """The parts of a search by themselves: its space, its guesses, its choice, its splits."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("mmseg")
 pytest.importorskip("optuna")
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from mmseg_tome.lab.tune import choose, prior
 from mmseg_tome.lab.tune.choose import Goal, front

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mmseg_tome import compat
-from mmseg_tome.engine import launch
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 
 pytestmark = [
@@ -23,13 +22,12 @@ SMALL = "test_dataloader.dataset.pipeline.1.scale=(256,192)"
 
 
 @pytest.fixture
-def tool(repo, monkeypatch):
+def tool(monkeypatch):
     """The tool's module."""
-    monkeypatch.syspath_prepend(str(repo / "tools"))
     monkeypatch.setenv(TRUST_VARIABLE, "0")
-    import visualize_merging
+    from mmseg_tome.cli import visualize
 
-    return visualize_merging
+    return visualize
 
 
 @pytest.fixture
@@ -37,9 +35,8 @@ def visualize(tool, capsys):
     """Run the tool in this process; its exit code and its lines of errors and warnings."""
 
     def run(*args) -> tuple[int, list[str]]:
-        code = 0
         try:
-            launch.run(lambda: tool.main([str(arg) for arg in args]))
+            code = tool.main([str(arg) for arg in args])
         except SystemExit as stop:
             code = stop.code
         lines = [line.strip() for line in capsys.readouterr().err.splitlines()]

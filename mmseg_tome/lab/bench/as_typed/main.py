@@ -19,7 +19,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from mmseg_tome.config import DTYPES, LAUNCHES, read_size
+from mmseg_tome.config import DTYPES, read_size
 from mmseg_tome.files import TOOLS
 from mmseg_tome.lab.bench import cases as models
 from mmseg_tome.lab.bench import report as network_report
@@ -29,34 +29,6 @@ from . import logs, losses, report, running, sampling, variants
 from .data import CITYSCAPES_SIZE, Data
 from .running import Budget, Execute
 from .variants import CASES, LOSSES, Run, Workspace
-
-DEFAULT_ROUNDS, DEFAULT_WARMUP = 2, 20
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that only ``--as-typed`` has."""
-    names = (*CASES, LOSSES.name)
-    group = parser.add_argument_group(
-        "times of the tools themselves",
-        "Also: --models, --presets, --dtype, --size (of the Cityscapes images), --rounds (default "
-        f"{DEFAULT_ROUNDS}), --warmup (iterations, default {DEFAULT_WARMUP}), --out.",
-    )
-    add = group.add_argument
-    add("--as-typed", nargs="*", choices=names, metavar="CASE",
-        help=f"time the commands of the README, each beside stock; of {' '.join(names)} "
-        "(default: all but losses)")  # fmt: skip
-    add("--launch", nargs="+", default=["auto"], choices=LAUNCHES, metavar="L",
-        help=f"of {' '.join(LAUNCHES)}: the tools' switch (default auto: not given)")  # fmt: skip
-    add("--gpus", nargs="+", type=int, default=[1], metavar="N",
-        help="train in so many processes, through tools/dist_train.sh")  # fmt: skip
-    add("--images", type=int, default=240, metavar="N", help="images of each data set (240)")
-    add("--iters", type=int, default=80, metavar="N", help="iterations of training (80)")
-    add("--folder", type=Path, metavar="FOLDER",
-        help="where data, weights and logs are kept (default: a temporary folder)")  # fmt: skip
-    add("--python-args", default="", metavar="ARGS", help="options of the tools' interpreter")
-    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE",
-        help="settings that all commands get")  # fmt: skip
-    add("--time-limit", type=float, metavar="S", help="seconds for all runs together")
 
 
 @dataclass

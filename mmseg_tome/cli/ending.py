@@ -1,19 +1,23 @@
-"""How every tool ends: what a user can mend is said in one line, a bug keeps its traceback."""
+"""How every command ends: user errors are said in one line, a bug keeps its traceback."""
+
+from __future__ import annotations
 
 import difflib
 import errno
+import gc
 import inspect
+import logging
 import re
+import sys
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from mmengine.registry import Registry
-
-from mmseg_tome.engine.dataset_guard import explain_empty
 from mmseg_tome.errors import UserError
-from mmseg_tome.merging import TomeConfigError
-from mmseg_tome.models.errors import ModelInputError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 MENDABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 """Full disks and missing rights."""
@@ -23,8 +27,53 @@ MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) argument
 UNREGISTERED = re.compile(r"(\S+) is not in the (\S+) registry")
 
 
+def run(
+    work: Callable[[], int | None], tool: str | None = None, when_interrupted: str | None = None
+) -> int:
+    """Do a command's work; user errors and interruptions end in one line.
+
+    Args:
+        work: Reads the command line, imports what it needs, returns the exit code; None is 0.
+        tool: Begins the line.
+        when_interrupted: What an interrupted user should know; None lets the interruption pass.
+
+    Returns:
+        The exit code of `work`, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`.
+    """
+    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
+    name = f"{tool}: " if tool else ""
+    try:
+        return work() or 0
+    except Exception as error:
+        if (message := explain(error)) is None:
+            raise
+        print(f"{name}error: {message}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        if when_interrupted is None:
+            raise
+        print(f"{name}interrupted; {when_interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        _end_processes()
+
+
+def _end_processes() -> None:
+    """End torch's process group: gloo's threads abort a process that ends while they are alive."""
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_initialized():
+        gc.collect()  # the model holds them, too
+        dist.destroy_process_group()
+
+
+def ignore_developer_warnings() -> None:
+    """Silence what mm tells developers of losses and data sets whenever a model is built."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
+
+
 def explain(error: BaseException) -> str | None:
-    """What a tool says instead of a traceback.
+    """What a command says instead of a traceback.
 
     Args:
         error: What ended it.
@@ -32,18 +81,32 @@ def explain(error: BaseException) -> str | None:
     Returns:
         One line, or None for what is no mistake of the user's.
     """
-    if isinstance(error, (UserError, TomeConfigError, ModelInputError)):
-        # mmengine prefixes the class that it was building, once per level.
-        text = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
-        return " ".join(text.split("\n"))
+    if isinstance(error, UserError):
+        return _one_line(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mmseg_tome"):
+        return str(error)
     if isinstance(error, OSError) and error.errno in MENDABLE:
         place = f" {error.filename}" if error.filename else ""
         return f"cannot read or write{place}: {error.strerror}"
+    if "mmengine" not in sys.modules:
+        return None
+    from mmseg_tome.engine.dataset_guard import explain_empty
+    from mmseg_tome.merging import TomeConfigError
+    from mmseg_tome.models.errors import ModelInputError
+
+    if isinstance(error, (TomeConfigError, ModelInputError)):
+        return _one_line(error)
     if isinstance(error, ValueError) and (empty := explain_empty(error)):
         return str(empty)
     if isinstance(error, (TypeError, KeyError)):
         return _misspelt(error)
     return None
+
+
+def _one_line(error: Exception) -> str:
+    # mmengine prefixes the class that it was building, once per level.
+    text = re.sub(r"^(class `\w+` in \S+: )+", "", str(error))
+    return " ".join(text.split("\n"))
 
 
 def _misspelt(error: Exception) -> str | None:
@@ -103,6 +166,8 @@ def _parameters(kind: type) -> set[str]:
 
 def _known(registry) -> set[str]:
     """Names of a registry's classes, those of ours with their scope."""
+    from mmengine.registry import Registry
+
     from mmseg_tome import registry as ours
 
     known: set[str] = set()
