@@ -1,4 +1,4 @@
-"""A stand-in for an exported file in the place of a network; real ones: tests/tools."""
+"""A stand-in for an exported file in the place of a network; real ones: tests/cli."""
 
 import numpy as np
 import pytest

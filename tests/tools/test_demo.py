@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools" / "demo"
-
 cv2 = pytest.importorskip("cv2")
 
 

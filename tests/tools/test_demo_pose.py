@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools" / "demo"
 TRAIN, VAL = 6, 5  # pictures
 
 cv2 = pytest.importorskip("cv2")

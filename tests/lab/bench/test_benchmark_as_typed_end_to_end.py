@@ -1,16 +1,14 @@
 """The benchmark of the tools on the tools: toy sizes on a CPU, in processes of their own."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("mmseg")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.lab.bench.as_typed import losses  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench.as_typed import losses
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ import pytest
 
 pytest.importorskip("mmseg")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import reproduce  # noqa: E402
+from mmseg_tome.cli import reproduce
 
 TINY = (
     "model.backbone.embed_dims=8",

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("mmseg")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome.cli import reproduce  # noqa: E402
 from mmseg_tome.engine.folder_lock import only_one  # noqa: E402

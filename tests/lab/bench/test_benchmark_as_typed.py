@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 
 import cv2
 import pytest
@@ -13,11 +12,10 @@ from rich.console import Console
 
 pytest.importorskip("mmseg")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.lab.bench import cases  # noqa: E402
-from mmseg_tome.lab.bench.as_typed import (  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import cases
+from mmseg_tome.lab.bench.as_typed import (
     data,
     logs,
     losses,
@@ -27,7 +25,7 @@ from mmseg_tome.lab.bench.as_typed import (  # noqa: E402
     sampling,
     variants,
 )
-from mmseg_tome.lab.bench.as_typed.variants import CASES, STOCK, Run, Workspace  # noqa: E402
+from mmseg_tome.lab.bench.as_typed.variants import CASES, STOCK, Run, Workspace
 
 SIZE = (64, 128)
 TEST_LINE = (

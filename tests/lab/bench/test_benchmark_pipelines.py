@@ -1,7 +1,5 @@
 """The pipelines beside ours and the peer: it fused, it compiled, ours by CUDA graphs."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from rich.console import Console
@@ -9,10 +7,9 @@ from rich.console import Console
 pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.lab.bench import (  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import (
     cases,
     main,
     measure,
@@ -22,7 +19,7 @@ from mmseg_tome.lab.bench import (  # noqa: E402
     runner,
     training,
 )
-from mmseg_tome.runtime.graphs import CudaGraphs  # noqa: E402
+from mmseg_tome.runtime.graphs import CudaGraphs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome.cli import benchmark  # noqa: E402
 from mmseg_tome.lab.bench import (  # noqa: E402

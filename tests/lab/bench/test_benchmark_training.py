@@ -1,7 +1,6 @@
 """Steps of training: what they compute, from where they start, what is reported. No timings."""
 
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from torch.nn import functional as F
 pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.lab.bench import (  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import (
     cases,
     main,
     measure,

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("mmseg")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome import compat  # noqa: E402
 from mmseg_tome.cli import benchmark, reproduce  # noqa: E402

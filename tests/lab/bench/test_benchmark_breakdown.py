@@ -3,7 +3,6 @@
 import ast
 import inspect
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,9 @@ from torch.nn import functional as F
 pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.lab.bench import (  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import (
     breakdown,
     cases,
     floor,
@@ -29,7 +27,7 @@ from mmseg_tome.lab.bench import (  # noqa: E402
     rates,
     runner,
 )
-from mmseg_tome.merging import SlotMap  # noqa: E402
+from mmseg_tome.merging import SlotMap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("transformers")
 pytest.importorskip("mmengine")
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "benchmark_huggingface.py"
+TOOL = Path(__file__).resolve().parents[3] / "tools" / "benchmark_huggingface.py"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
