@@ -77,7 +77,7 @@ def evaluators(cfg) -> list[dict]:
 
 def use_tta(cfg) -> None:
     """Put the config's test-time augmentation in place of its test pipeline."""
-    from mmseg_tome.engine.test_data import change_pipelines
+    from mmseg_tome.config_datasets import change_pipelines
 
     missing = [key for key in ("tta_pipeline", "tta_model") if not cfg.get(key)]
     if missing:

@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from mmseg_tome.checkpoints.fitting import fitting_state, mismatch
 from mmseg_tome.checkpoints.holding import holding
-from mmseg_tome.engine.checkpoint_guard import fitting_state, mismatch
 from mmseg_tome.errors import CheckpointError
 
 

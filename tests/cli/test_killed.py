@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from mmseg_tome import compat
-from mmseg_tome.engine.folder_lock import only_one
+from mmseg_tome.files import only_one
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 

@@ -168,6 +168,6 @@ def test_other_schemes_unpickle_no_code_either(tmp_path):
     assert not (tmp_path / "was_run").exists()
     assert torch.load.__module__ == "torch.serialization"
     schemes = dict(CheckpointLoader._schemes)
-    schemes.pop("exported://", None)  # of `inference.exported`, which unpickles nothing
+    schemes.pop("exported://", None)  # of `export.reader`, which unpickles nothing
     for prefix, loader in schemes.items():
         assert loader.__module__ == "mmseg_tome.engine.checkpoint", prefix

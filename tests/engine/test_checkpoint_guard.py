@@ -6,8 +6,8 @@ import torch
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from mmseg_tome.checkpoints.fitting import mismatch
 from mmseg_tome.engine import CheckpointGuardHook
-from mmseg_tome.engine.checkpoint_guard import mismatch
 from mmseg_tome.errors import CheckpointError
 
 

@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.config import is_pose, read_size
+from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
@@ -21,8 +21,8 @@ from mmseg_tome.export.metadata import Metadata, describe
 from mmseg_tome.export.network import Network, load_model
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
+from mmseg_tome.files import replacing
 from mmseg_tome.inference.inputs import IMAGES
-from mmseg_tome.inference.results import replacing
 
 ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
 MAX_IMAGES = 64

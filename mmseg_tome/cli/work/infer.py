@@ -13,8 +13,8 @@ from rich.progress import Progress  # no new requirement: mmengine has it
 from mmseg_tome import compat
 from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.config import is_pose, read_device
+from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.engine import additions, launch, switches
-from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (
@@ -82,7 +82,7 @@ def read_model(args: argparse.Namespace) -> tuple[Config, str]:
         UserError: One of the files is missing or cannot be read, or options do not go together.
     """
     if args.model:
-        from mmseg_tome.inference.exported import read_exported
+        from mmseg_tome.export.reader import read_exported
 
         given = dict(checkpoint=args.checkpoint, cfg_options=args.cfg_options)
         extra = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]

@@ -14,8 +14,8 @@ from rich.progress import Progress
 from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.cli.work.infer import EXIT_SOME_FAILED, build_predictor, choose_device, read_boxes
 from mmseg_tome.config import is_pose
+from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.engine import launch
-from mmseg_tome.engine.test_data import with_one_test_dataset
 from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmseg_tome.engine.checkpoint_guard import mismatch
+from mmseg_tome.checkpoints.fitting import mismatch
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
 

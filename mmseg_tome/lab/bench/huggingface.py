@@ -12,10 +12,10 @@ from torch import nn
 
 from mmseg_tome.config import read_device, read_size
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import progress_of
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.lab.bench import measure
 from mmseg_tome.lab.bench.cases import NAMES, preset_model
-from mmseg_tome.lab.sweep.progress import progress_of
 
 SMALLEST = 32
 """Pixels of which the last stage makes one token."""

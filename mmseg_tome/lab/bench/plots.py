@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mmseg_tome.files import replacing
+
 from .parts import OTHER, PARTS, REST
-from .report import cases, title, write_atomically
+from .report import cases, title
 
 
 def write_latencies(path: Path, env: dict, rows: list[dict]) -> None:
@@ -61,7 +63,8 @@ def _figure(env: dict, panels: list, draw: Callable, width: float, height: float
 
 
 def _save(path: Path, figure) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 _COLOURS = {

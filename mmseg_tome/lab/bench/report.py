@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from mmseg_tome.files import replacing
 
 from . import breakdown, pipelines
 from .parts import PARTS, REST
@@ -307,7 +308,8 @@ def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None
         "results": rows,
     }
     text = json.dumps(report, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def _further_definitions(rows: list[dict]) -> dict:
@@ -317,16 +319,3 @@ def _further_definitions(rows: list[dict]) -> dict:
     if any(row["mode"] == "training" for row in rows):
         found["training"] = TRAINING_DEFINITIONS
     return found
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)  # mkstemp's 0600 would keep others from reading results
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tome.engine.folder_lock import only_one
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import only_one
 from mmseg_tome.lab.reproduce import plan, preview, report, requirements, running, state
 from mmseg_tome.lab.reproduce.plan import Row, Settings
 from mmseg_tome.lab.reproduce.tables import TABLES, Table

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import replacing
 
 from . import state
 from .plan import Row, Settings

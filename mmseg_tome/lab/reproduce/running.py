@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import replacing
 
 from . import guard, results, state
 from .plan import Row, Step

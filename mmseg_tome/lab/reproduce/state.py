@@ -10,9 +10,8 @@ import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mmseg_tome.engine.folder_lock import only_one
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import only_one, replacing
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
 FILE = "state.json"

@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
-from mmseg_tome.engine.test_data import base_datasets, change_pipelines
+from mmseg_tome.config_datasets import base_datasets, change_pipelines
 from mmseg_tome.errors import DataError, UserError
 
 

@@ -11,8 +11,8 @@ import cv2
 import torch
 
 from mmseg_tome.config import read_device
+from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.engine import launch, switches
-from mmseg_tome.engine.test_data import base_datasets
 from mmseg_tome.errors import UserError
 from mmseg_tome.lab.sweep import report
 from mmseg_tome.lab.sweep.rows import Model

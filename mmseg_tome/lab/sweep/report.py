@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import replacing
 
 from . import plots, rows
 from .settings import NONE, Setting, points

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import replacing
 
 from .settings import Setting
 

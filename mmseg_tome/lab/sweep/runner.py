@@ -13,12 +13,12 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import progress_of
 
 from . import report, rows, timing
 from .evaluate import Judge, scorer_of
 from .images import Images, build_dataset, chosen_images, dataset_config
 from .network import Network, build_network, tokens_kept
-from .progress import progress_of
 from .rows import Fingerprints, Group, Model
 from .scores import ScoreOptions, Scorer
 from .settings import Setting

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dataset import Compose
 
-from mmseg_tome.engine.test_data import with_one_test_dataset
+from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import DataError
 from mmseg_tome.inference.inputs import check_complete, find_sources
 from mmseg_tome.lab.sweep.images import Images, Samples, chosen_images, dataset_config, read_all

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from mmseg_tome.config import is_pose
+from mmseg_tome.config_datasets import base_datasets, change_pipelines, find_test_pipeline
 from mmseg_tome.engine import launch, switches
-from mmseg_tome.engine.folder_lock import only_one
-from mmseg_tome.engine.test_data import base_datasets, change_pipelines, find_test_pipeline
 from mmseg_tome.errors import DataError, UserError
+from mmseg_tome.files import only_one, progress_of
 from mmseg_tome.lab.sweep.images import Images, Samples
 from mmseg_tome.lab.sweep.main import check_launch, make_folder
-from mmseg_tome.lab.sweep.progress import progress_of
 from mmseg_tome.lab.sweep.settings import Setting
 
 STOCK = ("MixVisionTransformer", "mmseg.MixVisionTransformer")

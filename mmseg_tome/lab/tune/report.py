@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmseg_tome.inference.results import replacing
+from mmseg_tome.files import replacing
 from mmseg_tome.lab.sweep.plots import COLOURS
 
 from .choose import front

@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import progress_of
 from mmseg_tome.lab.sweep.images import Images, Samples
 from mmseg_tome.lab.sweep.network import Network, build_network
-from mmseg_tome.lab.sweep.progress import progress_of
 from mmseg_tome.lab.sweep.rows import Fingerprints
 from mmseg_tome.lab.sweep.runner import device_name
 from mmseg_tome.lab.sweep.settings import NONE

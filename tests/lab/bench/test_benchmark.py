@@ -15,6 +15,8 @@ pytest.importorskip("tomesd")
 TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome.cli import benchmark  # noqa: E402
+from mmseg_tome.errors import UserError  # noqa: E402
+from mmseg_tome.files import replacing  # noqa: E402
 from mmseg_tome.lab.bench import (  # noqa: E402
     cases,
     main,
@@ -452,8 +454,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        report.write_atomically(path, fail)
+    with pytest.raises(UserError, match="disk full"), replacing(path) as temporary:
+        fail(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

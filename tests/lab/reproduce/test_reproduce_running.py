@@ -17,8 +17,8 @@ pytest.importorskip("mmseg")
 TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome.cli import reproduce  # noqa: E402
-from mmseg_tome.engine.folder_lock import only_one  # noqa: E402
 from mmseg_tome.errors import UserError  # noqa: E402
+from mmseg_tome.files import only_one  # noqa: E402
 from mmseg_tome.lab.reproduce import report, running, state  # noqa: E402
 
 MIOU = {"none": 80.0, "hq": 79.5}

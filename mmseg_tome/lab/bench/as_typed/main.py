@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from rich.console import Console
 
 from mmseg_tome.config import DTYPES, read_size
-from mmseg_tome.files import TOOLS
+from mmseg_tome.files import TOOLS, replacing
 from mmseg_tome.lab.bench import cases as models
 from mmseg_tome.lab.bench import report as network_report
 from mmseg_tome.lab.bench.cases import UsageError
@@ -212,9 +212,8 @@ class Session:
             "runs": self.rows,
         }
         text = json.dumps(content, indent=1) + "\n"
-        network_report.write_atomically(
-            self.args.out / "as_typed.json", lambda file: file.write_text(text)
-        )
+        with replacing(self.args.out / "as_typed.json") as temporary:
+            temporary.write_text(text)
 
     def finish(self) -> int:
         """Print the tables; the exit code."""

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.engine.test_data import (
+from mmseg_tome.config_datasets import (
     base_datasets,
     change_pipelines,
     find_test_pipeline,
