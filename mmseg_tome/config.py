@@ -11,11 +11,11 @@ import difflib
 import inspect
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -122,6 +122,28 @@ def read_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """Refuse options that count something, one or several, where they are below 1.
+
+    Raises:
+        UserError: Names the option.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if any(v is not None and v < 1 for v in (value if isinstance(value, list) else [value])):
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+
+
+def check_scales(scales: Iterable[float]) -> None:
+    """Refuse sizes of the input over that of the image file that cannot be meant.
+
+    Raises:
+        UserError: One is none.
+    """
+    if any(not 0 < scale <= 16 for scale in scales):
+        raise UserError("--scale must be above 0 and no more than 16")
+
+
 def is_pose(cfg: Config) -> bool:
     """Whether a config is one of MMPose."""
     return cfg.get("default_scope") == "mmpose"
@@ -144,7 +166,7 @@ def _explained(path: str, error: Exception) -> str:
         error = error.__cause__  # mmengine lists where it looked
     said = error.args[0] if isinstance(error, KeyError) and error.args else error
     kind = "" if isinstance(error, (TypeError, OSError)) else f"{type(error).__name__}: "
-    return f"{where}{kind}{_first_line(said)}{at}"
+    return f"{where}{kind}{first_line(said)}{at}"
 
 
 def _merge(cfg: Config, options: dict) -> None:
@@ -215,9 +237,5 @@ def _top_level() -> Iterator[str]:
 
 def _short(value) -> str:
     """The beginning of a text, in one line."""
-    text = _first_line(value)
+    text = first_line(value)
     return text if len(text) <= 200 else f"{text[:200]} ..."
-
-
-def _first_line(value) -> str:
-    return (str(value).strip().splitlines() or [type(value).__name__])[0]

@@ -15,3 +15,8 @@ class DataError(UserError):
 
 class MMStackError(UserError, ImportError):
     """No mm stack, or two of them, in this environment."""
+
+
+def first_line(error: object) -> str:
+    """The first line of what an error says, its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

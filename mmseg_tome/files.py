@@ -26,6 +26,18 @@ CONFIGS, TOOLS = HOME / "configs", HOME / "tools"
 LOCK = ".lock"
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, now rather than after the first result.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {path}: {error.strerror}") from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A file, or a folder to be, that takes the place of `path` once the block is through.

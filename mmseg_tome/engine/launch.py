@@ -114,6 +114,19 @@ def check_data(dataloader: dict | None) -> None:
                 )
 
 
+def choose_checkpoint(args: argparse.Namespace, cfg: Config) -> str:
+    """The weights to run: those of `--checkpoint`, else the config's.
+
+    Raises:
+        UserError: There are none, or the file is missing.
+    """
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    check_checkpoint(checkpoint)
+    return checkpoint
+
+
 def check_checkpoint(path: str | None) -> None:
     """Raise CheckpointError unless `path` is an address or an existing file."""
     if path and "://" not in path and not Path(path).expanduser().is_file():

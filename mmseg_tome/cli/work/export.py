@@ -38,10 +38,7 @@ def export(args: argparse.Namespace) -> None:
     if args.dynamic_size and is_pose(cfg):
         raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
     size = choose_size(args.size, cfg)
-    checkpoint = args.checkpoint or cfg.get("load_from")
-    if not checkpoint:
-        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
-    launch.check_checkpoint(checkpoint)
+    checkpoint = launch.choose_checkpoint(args, cfg)
 
     status = Console(stderr=True).status
     with status("loading"):

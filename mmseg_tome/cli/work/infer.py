@@ -15,7 +15,7 @@ from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.config import is_pose, read_device
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.engine import additions, launch, switches
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import (
     Item,
@@ -93,11 +93,7 @@ def read_model(args: argparse.Namespace) -> tuple[Config, str]:
         args.device = "cpu"
         return read_exported(args.model)
     cfg = launch.read_config(args)
-    checkpoint = args.checkpoint or cfg.get("load_from")
-    if not checkpoint:
-        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
-    launch.check_checkpoint(checkpoint)
-    return cfg, checkpoint
+    return cfg, launch.choose_checkpoint(args, cfg)
 
 
 def choose_device(name: str | None) -> str:
@@ -223,7 +219,7 @@ def predict_all(
                 predictions = predictor.predict(batch)
             except (ModelInputError, cv2.error) as error:  # OpenCV's where a side shrinks to 0
                 for item in batch:
-                    fail(item.source.path, str(error).strip().splitlines()[0])
+                    fail(item.source.path, first_line(error))
             else:
                 for item, prediction in zip(batch, predictions, strict=True):
                     merging = None

@@ -16,7 +16,7 @@ from mmseg_tome.cli.work.infer import EXIT_SOME_FAILED, build_predictor, choose_
 from mmseg_tome.config import is_pose
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.engine import launch
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
@@ -118,7 +118,7 @@ def draw_all(
                     illustrator.draw(item, out / f"{source.name}{ENDING}")
             # OpenCV's where a side shrinks to 0.
             except (UnreadableError, NothingToDrawError, ModelInputError, cv2.error) as error:
-                failed[source.path] = str(error).strip().splitlines()[0]
+                failed[source.path] = first_line(error)
                 line = f"error: {source.path}: {failed[source.path]}"
                 progress.console.out(line, highlight=False)
             progress.advance(task)

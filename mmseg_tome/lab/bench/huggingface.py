@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from mmseg_tome.config import read_device, read_size
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.files import progress_of
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.lab.bench import measure
@@ -62,7 +62,7 @@ def load(name: str) -> nn.Module:
     try:
         return transformers.SegformerForSemanticSegmentation.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--model {name}: neither one of {', '.join(NAMES)}, nor could "
             f"transformers load it: {reason}") from None  # fmt: skip
 

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmseg_tome.config import read_device, read_size
+from mmseg_tome.config import check_counts, read_device, read_size
 from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.files import make_folder
 from mmseg_tome.lab.bench import cases, pipelines, plots, report, runner, training
 from mmseg_tome.lab.bench.as_typed import main as as_typed
 from mmseg_tome.lab.bench.cases import UsageError
@@ -49,10 +49,7 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
     Raises:
         UsageError: says what and, where there is a way out, which.
     """
-    counts = {"rounds": [args.rounds], "threads": [args.threads], "batch": args.batch}
-    for name, values in counts.items():
-        if any(value is not None and value < 1 for value in values):
-            raise UsageError(f"--{name} must be at least 1")
+    check_counts(args, "rounds", "threads", "batch")
     for name in args.device:
         read_device(name)
     if args.peer or args.fused_peer or args.compiled_peer:
@@ -144,13 +141,10 @@ def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -
     """Measure every case and report; returns the exit code."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot create {args.out}: {error.strerror}") from None
+    make_folder(args.out)
     devices = [torch.device(name) for name in dict.fromkeys(args.device)]
     env = report.environment(devices)
-    arguments = {key: _plain(value) for key, value in vars(args).items()}
+    arguments = report.plain(args)
     settings = runner.Settings(**{f.name: arguments[f.name] for f in fields(runner.Settings)})
     rates = device_rates(args, devices) if args.breakdown else {}
     rows: list[dict] = []
@@ -226,7 +220,3 @@ def verdict(rows: list[dict], args: argparse.Namespace) -> int:
     for line in bad:
         print(f"benchmark.py: {line}", file=sys.stderr)
     return 1 if bad else 0
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -297,6 +298,11 @@ def _says_launch(row: dict) -> bool:
     """Whether how kernels are launched goes without saying: it does if eagerly, as always."""
     asked_for_graphs = row["pipeline"] == pipelines.GRAPHS.name
     return bool(row["launch"]) and (asked_for_graphs or row["launch"] != "eager")
+
+
+def plain(args: argparse.Namespace) -> dict:
+    """The options of a command line as JSON takes them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
 
 
 def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import cv2
 import torch
 
-from mmseg_tome.config import read_device
+from mmseg_tome.config import check_counts, check_scales, read_device
 from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.engine import launch, switches
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import make_folder
 from mmseg_tome.lab.sweep import report
 from mmseg_tome.lab.sweep.rows import Model
 from mmseg_tome.lab.sweep.runner import Options, Sweep
@@ -61,13 +61,8 @@ def check_usage(args: argparse.Namespace) -> None:
     names = [words[0] for words in args.model]
     if len(set(names)) < len(names):
         raise UserError("two --model have one name: name all checkpoints of a model in one")
-    counts = ("batch", "workers", "max_images", "rounds", "time_batch")
-    for name in counts:
-        value = getattr(args, name)
-        if any(v is not None and v < 1 for v in (value if isinstance(value, list) else [value])):
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if any(not 0 < scale <= 16 for scale in args.scale):
-        raise UserError("--scale must be above 0 and no more than 16")
+    check_counts(args, "batch", "workers", "max_images", "rounds", "time_batch")
+    check_scales(args.scale)
     if args.bands and not 0 < args.bands[0] < args.bands[1]:
         raise UserError("--bands needs two areas in pixels, the smaller one first")
     if not args.boundary_ratio > 0:
@@ -92,18 +87,6 @@ def check_launch(args: argparse.Namespace) -> Iterator[str]:
     on_gpu = read_device(args.device).type == "cuda"
     if args.launch == "graphs" and not on_gpu:
         yield switches.no_effect("--launch graphs", switches.NO_GPU)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, now rather than after the first row.
-
-    Raises:
-        UserError: It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {path}: {error.strerror}") from None
 
 
 def read_part(text: str | None) -> tuple[int, int]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tome.config import is_pose
+from mmseg_tome.config import check_counts, check_scales, is_pose
 from mmseg_tome.config_datasets import base_datasets, change_pipelines, find_test_pipeline
 from mmseg_tome.engine import launch, switches
 from mmseg_tome.errors import DataError, UserError
-from mmseg_tome.files import only_one, progress_of
+from mmseg_tome.files import make_folder, only_one, progress_of
 from mmseg_tome.lab.sweep.images import Images, Samples
-from mmseg_tome.lab.sweep.main import check_launch, make_folder
+from mmseg_tome.lab.sweep.main import check_launch
 from mmseg_tome.lab.sweep.settings import Setting
 
 STOCK = ("MixVisionTransformer", "mmseg.MixVisionTransformer")
@@ -34,11 +34,8 @@ def check_usage(args: argparse.Namespace) -> None:
     Raises:
         UserError: Says what and, where there is a way out, which.
     """
-    for name in ("max_images", "trials", "batch", "time_batch", "rounds"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-    if any(not 0 < scale <= 16 for scale in args.scale or ()):
-        raise UserError("--scale must be above 0 and no more than 16")
+    check_counts(args, "max_images", "trials", "batch", "time_batch", "rounds")
+    check_scales(args.scale or ())
     if "://" in args.checkpoint:
         raise UserError(f"checkpoint {args.checkpoint}: download it first, tuning needs a file")
     launch.check_checkpoint(args.checkpoint)

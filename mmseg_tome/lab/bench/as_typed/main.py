@@ -19,8 +19,8 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from rich.console import Console
 
-from mmseg_tome.config import DTYPES, read_size
-from mmseg_tome.files import TOOLS, replacing
+from mmseg_tome.config import DTYPES, check_counts, read_size
+from mmseg_tome.files import TOOLS, make_folder, replacing
 from mmseg_tome.lab.bench import cases as models
 from mmseg_tome.lab.bench import report as network_report
 from mmseg_tome.lab.bench.cases import UsageError
@@ -60,10 +60,7 @@ def plan(args: argparse.Namespace) -> Plan:
         if unknown := [name for name in given if name not in allowed]:
             allowed = ", ".join(allowed)
             raise UsageError(f"--as-typed: unknown {what} {unknown[0]!r}; allowed: {allowed}")
-    counts = dict(rounds=args.rounds, images=args.images, iters=args.iters, gpus=min(args.gpus))
-    for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"--{name} must be at least 1")
+    check_counts(args, "rounds", "images", "iters", "gpus")
     if args.size and len(args.size) > 1:
         raise UsageError("--as-typed takes one --size")
     asked = list(dict.fromkeys(args.as_typed or CASES))
@@ -91,7 +88,7 @@ def run(args: argparse.Namespace, console: Console, start: Execute = running.exe
     """
     todo = plan(args)
     budget = Budget(args.time_limit)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     with ExitStack() as stack:
         folder = args.folder or stack.enter_context(tempfile.TemporaryDirectory())
         root = Path(folder).absolute()
@@ -205,7 +202,7 @@ class Session:
     def _write(self) -> None:
         content = {
             "environment": self.environment,
-            "arguments": {k: _plain(v) for k, v in vars(self.args).items()},
+            "arguments": network_report.plain(self.args),
             "definitions": report.DEFINITIONS,
             "table": report.summarise(self.rows),
             "losses": self.losses,
@@ -240,7 +237,3 @@ def environment() -> dict:
     """Hardware and versions; no CUDA is started in this process, it would take memory."""
     found = sampling.query("name,driver_version,memory.total")
     return network_report.environment([]) | {"gpus": [" ".join(gpu) for gpu in found]}
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value
