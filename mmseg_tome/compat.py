@@ -16,6 +16,8 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import ModuleType
 
+from mmseg_tome.errors import MMStackError
+
 STACKS = {
     "onedl": {"onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation"},
     "openmmlab": {"mmcv", "mmcv-lite", "mmengine", "mmsegmentation"},
@@ -31,10 +33,6 @@ OPTIONAL = {
 
 PACKAGES = ("mmseg", "mmpose")
 PARTS = ("models", "visualization", "datasets", "evaluation", "engine")
-
-
-class MMStackError(ImportError):
-    """No mm stack, or two of them, in this environment."""
 
 
 def has(package: str) -> bool:

@@ -121,19 +121,25 @@ def test_configs_of_the_mm_packages_are_found_on_both_stacks(package, base, tmp_
 
 
 @pytest.mark.parametrize(
-    "tool",
+    "line",
     [
-        *("train.py", "test.py", "infer.py", "visualize_merging.py", "export.py"),
-        *("convert_checkpoint.py", "benchmark_export.py"),
+        "train.py config.py",
+        "test.py config.py",
+        "infer.py photo.jpg --model exported.onnx --out out",
+        "visualize_merging.py photo.jpg --config config.py --out out",
+        "export.py --config config.py --out out.onnx",
+        "convert_checkpoint.py a.pth b.pth",
+        "benchmark_export.py --config config.py --size 64x64",
     ],
 )
-def test_a_tool_without_an_mm_stack_says_so_in_one_line(tool, repo, tmp_path):
+def test_a_tool_without_an_mm_stack_says_so_in_one_line(line, repo, tmp_path):
+    tool, *args = line.split()
     hidden = "import sys; sys.modules.update(dict.fromkeys(['mmengine', 'mmcv', 'mmseg']))"
     none = "from importlib import metadata; metadata.distributions = lambda: []"
     (tmp_path / "sitecustomize.py").write_text(f"{hidden}\n{none}\n")
     path = f"{tmp_path}:{repo}"
     done = subprocess.run(
-        [sys.executable, str(repo / "tools" / tool), "photo.jpg", "--model", "exported.onnx"],
+        [sys.executable, str(repo / "tools" / tool), *args],
         env={"PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2

@@ -1,64 +1,8 @@
-"""Train a segmentation or pose model: the command line of the mm tools.
+"""The same as `mmseg-tome train`."""
 
-python tools/train.py configs/segformerpp_hq_cityscapes.py --dtype bfloat16
-"""
+import sys
 
-import argparse
-
-from mmseg_tome import stack  # noqa: F401  first: spawned workers import this file too
-from mmseg_tome.engine import launch, switches
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.whole_files import alone_in, find_resumable
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a model", allow_abbrev=False)
-    parser.add_argument("config", help="config file")
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="auto",
-        help="go on from this checkpoint, or from the latest one in the work dir",
-    )
-    precision = parser.add_argument_group("mixed precision")
-    precision.add_argument("--amp", action="store_true", help="autocast, as in the mm tools")
-    precision.add_argument(
-        "--dtype",
-        choices=switches.DTYPES,
-        help="autocast's data type; float32: none (default: the config's)",
-    )
-    parser.add_argument("--no-validate", action="store_true", help="do not validate in between")
-    parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
-    )
-    launch.add_common_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    cfg = launch.load_config(args)
-    if args.no_validate:
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    gpu = switches.has_gpu()
-    switches.say(*switches.use_autocast(cfg, args.dtype, args.amp, gpu))
-    if args.auto_scale_lr:
-        if not cfg.get("auto_scale_lr"):
-            raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
-        cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = args.resume
-        if args.resume == "auto":
-            cfg.load_from = find_resumable(cfg.work_dir)
-            cfg.resume = cfg.load_from is not None
-    if "preprocess_cfg" in cfg:
-        cfg.model.setdefault("data_preprocessor", cfg.preprocess_cfg)
-    launch.check_checkpoint(cfg.get("load_from"))
-    with alone_in(cfg.work_dir):
-        runner = launch.build_runner(cfg, ("train", "val"))
-        launch.run_to_end(runner, runner.train)
-
+from mmseg_tome.cli.train import main
 
 if __name__ == "__main__":
-    launch.run(main)
+    sys.exit(main())

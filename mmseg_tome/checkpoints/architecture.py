@@ -8,8 +8,6 @@ from torch import Tensor
 
 from mmseg_tome.checkpoints.errors import ConversionError, some
 
-Shapes = dict[str, tuple[int, ...]]
-
 BACKBONE, DECODE_HEAD, POSE_HEAD = "backbone.", "decode_head.", "head."
 COUNTERS = "num_batches_tracked"
 """Steps a batch norm has seen: saved or not, outputs do not depend on it."""

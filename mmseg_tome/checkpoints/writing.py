@@ -2,10 +2,6 @@
 
 import io
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +18,7 @@ from mmseg_tome.checkpoints.formats.huggingface import (
 from mmseg_tome.checkpoints.formats.mm import META
 from mmseg_tome.checkpoints.reading import CONFIG, PREPROCESSOR, WEIGHT_FILES
 from mmseg_tome.checkpoints.tensors import State
+from mmseg_tome.files import replacing
 
 SAFETENSORS, PICKLES = ".safetensors", (".pth", ".pt")
 
@@ -43,7 +40,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     meta = {META: describe(checkpoint)}
     if path.suffix == SAFETENSORS:
         text = {key: json.dumps(value) for key, value in meta.items()}
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             _save_safetensors(state, temporary, dict(format="pt", **text))
     elif path.suffix in PICKLES:
         data = dict(classes=checkpoint.classes, palette=checkpoint.palette)
@@ -54,7 +51,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
             meta["dataset_meta"] = data
         content = io.BytesIO()  # torch reports a file that it cannot write without saying why
         torch.save(dict(meta=meta, state_dict=state), content)
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
     else:
         raise ConversionError(f"{path} must end in .pth or .safetensors")
@@ -68,7 +65,7 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> None:
     """
     state = to_hugging_face(checkpoint)
     jsons = {CONFIG: make_config(checkpoint), PREPROCESSOR: make_preprocessor(checkpoint)}
-    with _replacing(folder) as temporary:
+    with replacing(folder) as temporary:
         temporary.mkdir()
         _save_safetensors(state, temporary / WEIGHT_FILES[0], dict(format="pt"))
         for name, content in jsons.items():
@@ -77,7 +74,7 @@ def write_hugging_face(checkpoint: Checkpoint, folder: Path) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write a text file."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -111,27 +108,3 @@ def _save_safetensors(state: State, path: Path, metadata: dict[str, str]) -> Non
             f"writing {path.suffix} needs safetensors: pip install safetensors"
         ) from None
     path.write_bytes(save(state, metadata))  # its `save_file` lets nobody else read the file
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place once all is written.
-
-    Raises:
-        ConversionError: It cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if path.is_dir():  # folders cannot be replaced in one step
-            path.rename(old)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ConversionError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        for left in filter(Path.exists, (temporary, old)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()

@@ -15,6 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner, autocast
 from torch import Tensor, nn
 
+from mmseg_tome.files import replacing
 from mmseg_tome.registry import HOOKS
 from mmseg_tome.runtime.calibration import (
     Calibration,
@@ -195,8 +196,6 @@ def _read_file(path: Path) -> Iterator[Calibration]:
 
 
 def _write_file(path: Path, decisions: list[Calibration]) -> None:
-    from mmseg_tome.inference.results import replacing  # what it imports, not every run needs
-
     text = json.dumps([decision.as_plain() for decision in decisions], indent=2)
     with replacing(path) as temporary:
         temporary.write_text(f"{text}\n")

@@ -22,11 +22,11 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import CheckpointLoader
 
 from mmseg_tome.checkpoints.wrappers import plain_names, unwrap
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.config import TRUST_FLAG
 from mmseg_tome.engine.harmless import harmless_only, settle
+from mmseg_tome.errors import CheckpointError, first_line
 
 TRUST_VARIABLE = "MMSEG_TOME_TRUST_CHECKPOINT"
-TRUST_FLAG = "--trust-checkpoint"
 SAFETENSORS = ".safetensors"
 
 
@@ -72,7 +72,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
         try:
             return unwrap(torch.load(path, map_location=map_location, weights_only=False))
         except Exception as error:  # whatever the file's code runs into
-            raise CheckpointError(f"{filename} cannot be loaded: {_first_line(error)}") from None
+            raise CheckpointError(f"{filename} cannot be loaded: {first_line(error)}") from None
     try:
         with harmless_only():
             try:
@@ -97,7 +97,7 @@ def load_from_local(filename: str, map_location=None) -> dict:
                 f"{filename} is a TorchScript program, not a checkpoint"
             ) from None
         raise CheckpointError(
-            f"{filename} is truncated or not a checkpoint: {_first_line(error)}"
+            f"{filename} is truncated or not a checkpoint: {first_line(error)}"
         ) from None
     except Exception:  # in bytes that are no pickle, an unpickler runs into anything
         raise CheckpointError(f"{filename} is damaged, or not a checkpoint") from None
@@ -132,7 +132,7 @@ def _download(url: str, path: Path) -> None:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digits and digits.group(1))
     except (URLError, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"cannot download {url} ({_first_line(error)}). Download it where there is a network "
+            f"cannot download {url} ({first_line(error)}). Download it where there is a network "
             f"and put it at {path}, or name the file in place of the address"
         ) from None
 
@@ -149,7 +149,7 @@ def _load_safetensors(path: Path, map_location) -> dict:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {_first_line(error)}") from None
+        raise CheckpointError(f"{path} is not a safetensors file: {first_line(error)}") from None
     if map_location is not None and not callable(map_location):
         state = {name: tensor.to(map_location) for name, tensor in state.items()}
     return dict(state_dict=plain_names(state), meta=dict(meta))
@@ -205,10 +205,6 @@ def _globals_of_protocol_4(path: Path) -> list[str]:
     except Exception:  # the end of the pickles, or a damaged file
         pass
     return [name for name in found if name.partition(".")[0] not in ("torch", "collections")]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _without_pickled_code(loader: Callable) -> Callable:

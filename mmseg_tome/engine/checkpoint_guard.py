@@ -3,17 +3,13 @@
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
-from torch import Tensor, nn
 
+from mmseg_tome.checkpoints.fitting import fitting_state, mismatch, wanted
 from mmseg_tome.checkpoints.holding import holding
-from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names
 from mmseg_tome.engine.checkpoint import trusts_checkpoints
-from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
+from mmseg_tome.errors import CheckpointError
 from mmseg_tome.registry import HOOKS
-
-NAMED = 3
-"""How many differing parameters a message names."""
 
 
 @HOOKS.register_module()
@@ -47,7 +43,7 @@ class CheckpointGuardHook(Hook):
             checkpoint["state_dict"] = state
         problem = mismatch(model, state)
         training = isinstance(runner._train_loop, BaseLoop)
-        some_fit = any(name in state for name in _wanted(model))
+        some_fit = any(name in state for name in wanted(model))
         if problem and training and not runner._resume and some_fit:
             runner.logger.warning(f"{file} fits the model in part: {problem}")
         elif problem:
@@ -58,55 +54,3 @@ class CheckpointGuardHook(Hook):
                 adapt_optimizer_state(checkpoint, runner.optim_wrapper)
             except CheckpointError as error:
                 raise CheckpointError(f"{file} cannot be resumed: {error}") from None
-
-
-def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
-    """The parameters in a checkpoint, by the names that the model has for them.
-
-    Raises:
-        CheckpointError: It has none.
-    """
-    state = find_parameters(checkpoint)
-    if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
-        state = {}
-    if state is None:
-        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) if checkpoint else "nothing"
-        raise CheckpointError(
-            f"{name} is not a checkpoint: it has no weights by name, but {inside}"
-        )
-    return fitting_names(state, _wanted(model))
-
-
-def _wanted(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name.removeprefix("module."): value
-        for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-
-
-def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
-    """Say in one line how a checkpoint's parameters differ from the model's, or None."""
-    state = checkpoint.get("state_dict", checkpoint)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    wanted = _wanted(model)
-    shapes = {
-        name: (tuple(state[name].shape), tuple(value.shape))
-        for name, value in wanted.items()
-        if name in state and state[name].shape != value.shape
-    }
-    missing = [name for name in wanted if name not in state]
-    classes = [(name, *pair) for name, pair in shapes.items() if "conv_seg.weight" in name]
-    if classes and all("conv_seg" in name for name in shapes) and not missing:
-        name, (have, *_), (want, *_) = classes[0]
-        return f"it has {have} classes, the model has {want} ({name})"
-    if shapes:
-        differing = [f"{name} is {have}, not {want}" for name, (have, want) in shapes.items()]
-        return f"{len(shapes)} parameters have other shapes: {_some(differing)}"
-    if missing:
-        return f"it lacks {len(missing)} of {len(wanted)} parameters: {_some(missing)}"
-    return None
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")

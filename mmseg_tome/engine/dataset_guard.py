@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from mmseg_tome.engine.errors import DataError
 from mmseg_tome.engine.label_check import check_segmentation
+from mmseg_tome.errors import DataError
 from mmseg_tome.registry import HOOKS
 
 FILES = ("img_path", "seg_map_path")

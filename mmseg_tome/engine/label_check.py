@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 from torch import nn
 
-from mmseg_tome.engine.errors import DataError
+from mmseg_tome.errors import DataError
 
 LOOKED_AT = 6
 """Labels of a data set that are read."""

@@ -5,63 +5,20 @@ only one of them has works where its config can take it, and is refused where it
 """
 
 import argparse
-import gc
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import torch.distributed as dist
 from mmengine.config import Config
 
+from mmseg_tome.config import is_pose, read_config_file
+from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.engine import additions, switches
 from mmseg_tome.engine.additions import OURS
-from mmseg_tome.engine.checkpoint import TRUST_FLAG, TRUST_VARIABLE
+from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 from mmseg_tome.engine.collate import stop_loaders
-from mmseg_tome.engine.config_reading import add_cfg_options, read_config_file
 from mmseg_tome.engine.cpu import adapt_to_cpu
-from mmseg_tome.engine.ending import explain
-from mmseg_tome.engine.errors import CheckpointError, DataError, UserError
-from mmseg_tome.engine.test_data import base_datasets
-
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that training and testing have in common."""
-    add_config_arguments(parser)
-    parser.add_argument("--work-dir", help="folder of logs, checkpoints and metrics")
-    parser.add_argument("--show", action="store_true", help="show predictions in a window")
-    parser.add_argument("--show-dir", help="folder to save painted predictions to")
-    switches.add_show_merging(parser)
-    parser.add_argument(
-        "--interval",
-        type=int,
-        help="show every n-th sample (default: all), merging in every n-th batch (default: 500)",
-    )
-    parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show waits")
-    switches.add_launch(parser)
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="how the processes of a distributed job are started",
-    )
-    # torch's launcher passes this.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every tool that reads a config and a checkpoint."""
-    add_cfg_options(parser)
-    parser.add_argument(
-        TRUST_FLAG,
-        action="store_true",
-        help="let checkpoints run the code they contain: only for files whose author you trust",
-    )
+from mmseg_tome.errors import CheckpointError, DataError, UserError
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -100,11 +57,6 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.show_merging:
         switches.say(switches.use_show_merging(cfg, args.interval))
     return cfg
-
-
-def is_pose(cfg: Config) -> bool:
-    """Whether a config is one of MMPose."""
-    return cfg.get("default_scope") == "mmpose"
 
 
 def build_runner(cfg: Config, stages: tuple[str, ...]):
@@ -162,45 +114,17 @@ def check_data(dataloader: dict | None) -> None:
                 )
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a tool's `main`; a mistake that its user can mend ends in one line and exit code 2."""
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
-    logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
-    try:
-        main()
-    except Exception as error:
-        if (message := explain(error)) is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    finally:
-        # gloo's threads abort a process that ends while they are alive; the model holds them, too.
-        if dist.is_initialized():
-            gc.collect()
-            dist.destroy_process_group()
+def choose_checkpoint(args: argparse.Namespace, cfg: Config) -> str:
+    """The weights to run: those of `--checkpoint`, else the config's.
 
-
-def exit_code(tool: str, work: Callable[[], int], when_interrupted: str) -> int:
-    """Do the work of a long-running tool; a mistake or an interruption ends in one line.
-
-    Args:
-        tool: Its file's name, which begins the line.
-        work: Returns the exit code.
-        when_interrupted: What an interrupted user should know.
-
-    Returns:
-        That of `work`, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`.
+    Raises:
+        UserError: There are none, or the file is missing.
     """
-    try:
-        return work()
-    except Exception as error:
-        if (message := explain(error)) is None:
-            raise
-        print(f"{tool}: error: {message}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print(f"{tool}: interrupted; {when_interrupted}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    check_checkpoint(checkpoint)
+    return checkpoint
 
 
 def check_checkpoint(path: str | None) -> None:

@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.registry import HOOKS
 from mmseg_tome.runtime.acceleration import unwrap
 from mmseg_tome.visualization.capture import Pass, record_passes

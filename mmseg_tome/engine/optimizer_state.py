@@ -5,8 +5,8 @@ from itertools import chain, count
 
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 
-from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.optimizer import PLACES
+from mmseg_tome.errors import CheckpointError
 
 IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")
 """Options that say how a step is computed: the running optimizer's, never those of a file."""

@@ -5,7 +5,6 @@ A switch that is not given leaves the config as it is; one that cannot do anythi
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator
@@ -14,40 +13,9 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tome.engine.additions import HOOKS, add_hooks, find_hook, has_our_backbone
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.runtime.graphs import LAUNCHES
+from mmseg_tome.errors import UserError
 
-DTYPES = ("float32", "float16", "bfloat16")
 NO_GPU = "there is no GPU"
-
-
-def add_launch(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """`--launch`; without a default it is up to the config, which our hooks take for `auto`."""
-    parser.add_argument(
-        "--launch",
-        choices=LAUNCHES,
-        default=default,
-        help="how a GPU is given its work: by CUDA graphs, kernel by kernel (eager), or by graphs "
-        "wherever that is safe (default: auto)",
-    )
-
-
-def add_dtype(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """`--dtype`: of the weights and of all that is computed, where nothing is trained."""
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default=default,
-        help="data type to compute in; half precision is that of the weights, not autocast "
-        f"(default: {default or 'as the config says, float32 in ours'})",
-    )
-
-
-def add_show_merging(parser: argparse.ArgumentParser) -> None:
-    """`--show-merging`."""
-    parser.add_argument(
-        "--show-merging", action="store_true", help="save pictures of which tokens merge"
-    )
 
 
 def has_gpu() -> bool:

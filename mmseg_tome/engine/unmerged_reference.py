@@ -7,7 +7,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, autocast
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.registry import HOOKS
 from mmseg_tome.runtime.merging_switch import NothingMergesError, without_merging
 

@@ -16,8 +16,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.folder_lock import only_one
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import only_one
 from mmseg_tome.registry import HOOKS
 
 LAST = "last_checkpoint"

@@ -46,7 +46,7 @@ class AgreementMetric(BaseMetric):
         reference: Gives the unmerged data samples of a data batch; set by the hook.
 
     Raises:
-        mmseg_tome.engine.errors.UserError: The hook is missing (raised with the first batch).
+        mmseg_tome.errors.UserError: The hook is missing (raised with the first batch).
     """
 
     def __init__(self, per_class: bool = False, **kwargs) -> None:
@@ -62,7 +62,7 @@ class AgreementMetric(BaseMetric):
         """
         if self.reference is None:
             # The engine changes how checkpoints load, once imported: not on a metric's account.
-            from mmseg_tome.engine.errors import UserError
+            from mmseg_tome.errors import UserError
 
             raise UserError(
                 "AgreementMetric has no unmerged reference: add "

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.config import is_pose
+from mmseg_tome.errors import UserError
+from mmseg_tome.export.reader import read_exported
 from mmseg_tome.export.runtime import Exported
-from mmseg_tome.inference.exported import read_exported
 from mmseg_tome.inference.inputs import Reader, Source, UnreadableError
 from mmseg_tome.models.errors import ModelInputError
 

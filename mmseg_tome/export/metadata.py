@@ -10,8 +10,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmseg_tome import __version__
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.config import is_pose
+from mmseg_tome.errors import UserError
 from mmseg_tome.models.image_channels import image_channels
 
 INPUT, OUTPUT = "images", {"segmentation": "logits", "pose": "heatmaps"}

@@ -5,8 +5,8 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tome import compat
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.launch import is_pose
+from mmseg_tome.config import is_pose
+from mmseg_tome.errors import UserError
 from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.precision import to_half
 

@@ -11,7 +11,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.torch_version import TorchVersion
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.metadata import INPUT, Metadata
 from mmseg_tome.export.requirements import require
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch._dynamo.exc import UserError as ConstraintError
 from torch.export import Dim, ExportedProgram, export
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.tracing import SCORES_MIB, plain_onnx, portable
 
@@ -72,7 +72,7 @@ def trace_any_size(
                 shapes = dict(images=batch | sides)
                 return export(network, (images,), dynamic_shapes=shapes, strict=False), least
         except (ConstraintError, ValueError) as error:  # torch's, of a guard on the size
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
     raise UserError(f"--dynamic-size: this network cannot be traced for any size: {reason}")
 
 

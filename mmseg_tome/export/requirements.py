@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 
 def require(*packages: str, what: str) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.metadata import INPUT, Metadata
 from mmseg_tome.export.requirements import require
 

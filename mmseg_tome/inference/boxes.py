@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 
 class Boxes:

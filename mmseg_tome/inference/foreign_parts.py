@@ -10,7 +10,7 @@ from mmengine import registry as root
 from mmengine.registry import Registry
 
 from mmseg_tome import compat
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 SCOPES = ("mmcv", "mmengine", "mmseg", "mmpose", "mmseg_tome")
 KEYS = {"default_scope", "model", "test_dataloader", "train_dataloader"}

@@ -12,9 +12,9 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from PIL import Image, UnidentifiedImageError
 
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.launch import is_pose
-from mmseg_tome.engine.test_data import find_test_pipeline
+from mmseg_tome.config import is_pose
+from mmseg_tome.config_datasets import find_test_pipeline
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.pictures import to_picture
 from mmseg_tome.models.errors import ModelInputError
 

@@ -20,7 +20,7 @@ from mmpose.models import TopdownPoseEstimator
 from mmpose.structures import PoseDataSample
 from mmpose.visualization import PoseLocalVisualizer
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction

@@ -1,17 +1,16 @@
 """The folder of results: overlays, label maps, results.json. No file in it is ever half there."""
 
-import glob
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.folder_lock import only_one
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import naming, only_one, part_of, remove_leftovers, replacing
 from mmseg_tome.inference.inputs import Item, Source, frame_rate
 from mmseg_tome.inference.prediction import Prediction
 
@@ -117,7 +116,7 @@ class ResultsWriter:
         """
         if file not in self._files:
             self._files.add(file)
-            with _naming(self.folder / WRITTEN):
+            with naming(self.folder / WRITTEN):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with (self.folder / WRITTEN).open("a", encoding="utf-8") as journal:
                     journal.write(f"{json.dumps(file)}\n")
@@ -142,7 +141,7 @@ class ResultsWriter:
                 # A list that somebody changed must not reach other files.
                 if path.resolve().is_relative_to(base.resolve()) and not path.is_dir():
                     with suppress(OSError):
-                        _remove_leftovers(path)
+                        remove_leftovers(path)
                         path.unlink(missing_ok=True)
                         for parent in path.parents:
                             if parent == self.folder:
@@ -169,32 +168,14 @@ class ResultsWriter:
             self.folder.rmdir()
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write to that takes the place of `path` once the block is through.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    temporary = _temporary(path)
-    _remove_leftovers(path)
-    try:
-        with _naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class _VideoWriter:
     """Writes the overlay video of a source; it is there once it is closed, gone if discarded."""
 
     def __init__(self, source: Source, path: Path, image: np.ndarray):
         self.source = source
-        self._path, self._temporary = path, _temporary(path)
-        _remove_leftovers(path)
-        with _naming(path):
+        self._path, self._temporary = path, part_of(path)
+        remove_leftovers(path)
+        with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.touch()  # OpenCV does not say why it cannot write
         height, width = image.shape[:2]
@@ -218,7 +199,7 @@ class _VideoWriter:
         video = cv2.VideoCapture(str(self._temporary))
         whole = video.isOpened()
         video.release()
-        with _naming(self._path):
+        with naming(self._path):
             if not whole:  # its index, which is written last, is missing
                 raise OSError("the disk is full")
             os.replace(self._temporary, self._path)
@@ -238,41 +219,6 @@ def _write_image(path: Path, image: np.ndarray) -> None:
         raise UnwritableError(f"{width}x{height} pixels are too many for a {path.suffix} file")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _temporary(path: Path, process: int | str | None = None) -> Path:
-    # The suffix stays: OpenCV chooses formats by it. Processes keep apart.
-    return path.with_name(f".{path.stem}.{process or os.getpid()}.part{path.suffix}")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed had begun to write in the place of `path`."""
-    pattern = _temporary(Path(glob.escape(path.name)), "*").name
-    for left in path.parent.glob(pattern):
-        number = left.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
-        if number.isdecimal() and not _runs(int(number)):
-            with suppress(OSError):
-                left.unlink()
-
-
-def _runs(process: int) -> bool:
-    if os.name != "posix":  # signal 0 is no question there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _listed(entries: list[dict]) -> Iterator[str]:

@@ -2,9 +2,9 @@
 
 from torch import nn
 
+from mmseg_tome.checkpoints.fitting import fitting_state, mismatch
 from mmseg_tome.checkpoints.holding import holding
-from mmseg_tome.engine.checkpoint_guard import fitting_state, mismatch
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.errors import CheckpointError
 
 
 def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:

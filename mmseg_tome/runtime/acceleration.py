@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mmseg_tome.runtime.graphs import LAUNCHES, MAX_SHAPES, Plain, install, release
+from mmseg_tome.config import LAUNCHES
+from mmseg_tome.runtime.graphs import MAX_SHAPES, Plain, install, release
 from mmseg_tome.runtime.precision import DTYPES, InDtype, to_half
 
 

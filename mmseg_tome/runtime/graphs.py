@@ -23,9 +23,6 @@ from mmseg_tome.merging.grid_cache import keep_index_maps
 from mmseg_tome.models.autocast import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
-LAUNCHES = ("auto", "graphs", "eager")
-"""How kernels may be launched: by graphs where that is safe, by graphs, one by one."""
-
 MAX_SHAPES = 8
 """Kinds of input whose inference graphs are kept."""
 MAX_TRAINING_SHAPES = 2

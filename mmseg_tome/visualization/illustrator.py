@@ -14,10 +14,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import replacing
 from mmseg_tome.inference.inputs import Item
 from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.inference.results import replacing
 from mmseg_tome.registry import MODELS
 from mmseg_tome.runtime.merging_switch import without_merging
 from mmseg_tome.visualization.capture import Pass, record_passes

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from mmseg_tome.engine.test_data import find_test_pipeline
+from mmseg_tome.config_datasets import find_test_pipeline
 
 PADDING = 1.25  # mmpose's default in GetBBoxCenterScale
 

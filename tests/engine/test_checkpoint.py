@@ -11,7 +11,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
 from mmseg_tome.engine import checkpoint
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.errors import CheckpointError
 
 
 class Malicious:
@@ -168,6 +168,6 @@ def test_other_schemes_unpickle_no_code_either(tmp_path):
     assert not (tmp_path / "was_run").exists()
     assert torch.load.__module__ == "torch.serialization"
     schemes = dict(CheckpointLoader._schemes)
-    schemes.pop("exported://", None)  # of `inference.exported`, which unpickles nothing
+    schemes.pop("exported://", None)  # of `export.reader`, which unpickles nothing
     for prefix, loader in schemes.items():
         assert loader.__module__ == "mmseg_tome.engine.checkpoint", prefix

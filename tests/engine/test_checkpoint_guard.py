@@ -6,9 +6,9 @@ import torch
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from mmseg_tome.checkpoints.fitting import mismatch
 from mmseg_tome.engine import CheckpointGuardHook
-from mmseg_tome.engine.checkpoint_guard import mismatch
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.errors import CheckpointError
 
 
 class Segmentor(nn.Module):

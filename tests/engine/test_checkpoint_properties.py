@@ -22,7 +22,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
 from mmseg_tome.engine import checkpoint
-from mmseg_tome.engine.errors import CheckpointError
+from mmseg_tome.errors import CheckpointError
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies

@@ -10,9 +10,10 @@ from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from mmseg_tome.engine import DatasetGuardHook, launch
+from mmseg_tome.cli.ending import run
+from mmseg_tome.engine import DatasetGuardHook
 from mmseg_tome.engine.dataset_guard import check_dataset
-from mmseg_tome.engine.errors import DataError
+from mmseg_tome.errors import DataError
 
 
 class Files(BaseDataset):
@@ -77,12 +78,10 @@ def test_an_empty_data_set_is_refused(tmp_path):
 
 
 def test_what_numpy_says_of_an_empty_data_set_is_explained(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        launch.run(lambda: Files(tmp_path))
-    assert stop.value.code == 2
+    assert run(lambda: Files(tmp_path)) == 2
     assert re.match(r"error: Files: nothing to use in .*: no image\n$", capsys.readouterr().err)
     with pytest.raises(ValueError, match="concatenate"):
-        launch.run(lambda: np.concatenate([]))
+        run(lambda: np.concatenate([]))
 
 
 class TestPose:

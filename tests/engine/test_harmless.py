@@ -18,8 +18,8 @@ from mmengine.optim import OneCycleLR
 
 from mmseg_tome.engine import checkpoint
 from mmseg_tome.engine.checkpoint import load_from_local
-from mmseg_tome.engine.errors import CheckpointError
 from mmseg_tome.engine.harmless import harmless_only
+from mmseg_tome.errors import CheckpointError
 
 VALUES = {
     "no bytes": b"",

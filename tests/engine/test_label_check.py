@@ -11,8 +11,8 @@ from torch import nn
 
 from mmseg_tome import compat
 from mmseg_tome.engine import DatasetGuardHook
-from mmseg_tome.engine.errors import DataError
 from mmseg_tome.engine.label_check import check_segmentation
+from mmseg_tome.errors import DataError
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 

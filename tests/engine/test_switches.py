@@ -3,8 +3,9 @@ import argparse
 import pytest
 from mmengine.config import Config
 
+from mmseg_tome.cli import options
 from mmseg_tome.engine import additions, switches
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 
 OURS = dict(type="mmseg_tome.MixVisionTransformer", tome_cfg="hq")
 
@@ -25,9 +26,9 @@ def config(backbone=None, **changes) -> Config:
 
 def test_the_command_line():
     parser = argparse.ArgumentParser()
-    switches.add_launch(parser)
-    switches.add_dtype(parser, "float32")
-    switches.add_show_merging(parser)
+    options.add_launch(parser)
+    options.add_dtype(parser, "float32")
+    options.add_show_merging(parser)
     args = parser.parse_args([])
     assert (args.launch, args.dtype, args.show_merging) == (None, "float32", False)
     args = parser.parse_args(["--launch", "graphs", "--dtype", "bfloat16", "--show-merging"])

@@ -12,9 +12,9 @@ from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 
 from mmseg_tome.engine import SaveFirstCheckpointHook
-from mmseg_tome.engine.errors import UserError
-from mmseg_tome.engine.folder_lock import LOCK, only_one
 from mmseg_tome.engine.whole_files import WholeFilesBackend, alone_in, find_resumable
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import LOCK, only_one
 
 
 def names(folder: Path) -> list[str]:
@@ -121,7 +121,7 @@ def test_nothing_to_resume(tmp_path):
 
 def test_only_one_process_writes_into_a_folder(tmp_path):
     code = (
-        "import sys; from mmseg_tome.engine.folder_lock import only_one\n"
+        "import sys; from mmseg_tome.files import only_one\n"
         "with only_one(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     )
     root = Path(__file__).parents[2]

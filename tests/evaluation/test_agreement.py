@@ -109,7 +109,7 @@ def test_a_single_channel_is_compared_by_what_it_says(agreement, names):
 
 
 def test_without_the_hook_it_says_what_is_missing(agreement):
-    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.errors import UserError
 
     with pytest.raises(UserError, match=r"add dict\(type='mmseg_tome\.UnmergedReferenceHook'\)"):
         agreement().process({}, [])

@@ -147,7 +147,7 @@ def test_with_fast_inference_in_any_order(runner):
 
 
 def test_a_missing_hook_and_a_missing_metric(runner):
-    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.errors import UserError
 
     with pytest.raises(UserError, match="AgreementMetric has no unmerged reference"):
         runner(hooks=[]).test()
@@ -157,7 +157,7 @@ def test_a_missing_hook_and_a_missing_metric(runner):
 
 
 def test_a_model_that_does_not_merge(runner):
-    from mmseg_tome.engine.errors import UserError
+    from mmseg_tome.errors import UserError
 
     with pytest.raises(UserError, match="UnmergedReferenceHook: the backbone merges nothing"):
         runner(tome_cfg=None).test()

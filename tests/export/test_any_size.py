@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.runtime import open_exported
 
@@ -65,7 +65,7 @@ def test_a_network_of_one_size_is_named(tiny, monkeypatch):
 
 
 def test_too_small_an_image_is_refused(tiny, described, monkeypatch):
-    from mmseg_tome.inference import exported
+    from mmseg_tome.export import reader as exported
     from mmseg_tome.models.errors import ImageSizeError
 
     class Stub:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmseg_tome import __version__
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.metadata import LATER, Metadata, inference_config
 
 SIZE = (64, 96)

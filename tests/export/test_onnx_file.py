@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import OnnxNetwork

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.export import parity, program, torch_file
 from mmseg_tome.export.runtime import open_exported
 

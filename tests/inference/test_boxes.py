@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from mmseg_tome import compat
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.foreign_parts import check_parts
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import IMAGES, VIDEOS, Reader, UnreadableError, find_sources
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.results import ResultsWriter

@@ -7,7 +7,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from PIL import Image
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference import inputs
 from mmseg_tome.inference.inputs import (
     Item,

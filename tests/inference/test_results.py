@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.inference.inputs import Item, Source
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.inference.results import ResultsWriter, UnwritableError, replacing

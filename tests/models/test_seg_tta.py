@@ -1,7 +1,6 @@
 """Test-time augmentation of binary models is held to their threshold, of others it is mmseg's."""
 
 import copy
-import runpy
 
 import pytest
 import torch
@@ -108,10 +107,11 @@ def test_mmsegs_own_sees_the_class_everywhere(segmentor):
 
 
 @pytest.mark.parametrize("kind", ["SegTTAModel", "mmseg.SegTTAModel", "mine.TTAModel"])
-def test_test_py_takes_ours_in_the_place_of_mmsegs(repo, kind):
+def test_test_py_takes_ours_in_the_place_of_mmsegs(kind):
     from mmengine.config import Config
 
-    use_tta = runpy.run_path(str(repo / "tools" / "test.py"))["use_tta"]
+    from mmseg_tome.cli.test import use_tta
+
     dataset = dict(type="BaseSegDataset", pipeline=[dict(type="LoadImageFromFile")])
     cfg = Config(
         dict(

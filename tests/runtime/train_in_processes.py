@@ -7,17 +7,14 @@ takes the place of CUDA graphs.
 import json
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from conftest import RecordAndReplay  # beside this script
 from torch.nn.parallel import DistributedDataParallel
 
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.runtime.graphs import CudaGraphs, install
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import RecordAndReplay
 
 STEPS = 6
 GPU = torch.cuda.is_available()

@@ -11,20 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools" / "demo"
-
 cv2 = pytest.importorskip("cv2")
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        import street_scenes
+    import street_scenes
 
-        yield street_scenes
-    finally:
-        sys.path.remove(str(TOOLS))
+    return street_scenes
 
 
 @pytest.fixture(scope="module")

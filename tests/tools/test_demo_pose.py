@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-TOOLS = Path(__file__).parents[2] / "tools" / "demo"
 TRAIN, VAL = 6, 5  # pictures
 
 cv2 = pytest.importorskip("cv2")
@@ -15,13 +14,9 @@ cv2 = pytest.importorskip("cv2")
 
 @pytest.fixture(scope="module")
 def scenes():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        import pose_scenes
+    import pose_scenes
 
-        yield pose_scenes
-    finally:
-        sys.path.remove(str(TOOLS))
+    return pose_scenes
 
 
 @pytest.fixture(scope="module")

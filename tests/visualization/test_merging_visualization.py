@@ -15,7 +15,7 @@ from torch import nn
 
 from mmseg_tome import compat
 from mmseg_tome.engine import MergingVisualizationHook
-from mmseg_tome.engine.errors import UserError
+from mmseg_tome.errors import UserError
 from mmseg_tome.registry import HOOKS, MODELS
 from mmseg_tome.runtime.graphs import CudaGraphs, install
 

@@ -1,0 +1,203 @@
+"""What `tools/export.py` does once its command line is read."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.export import ExportedProgram
+
+from mmseg_tome.cli.ending import ignore_developer_warnings
+from mmseg_tome.config import is_pose, read_size
+from mmseg_tome.config_datasets import with_one_test_dataset
+from mmseg_tome.engine import launch
+from mmseg_tome.errors import UserError
+from mmseg_tome.export import onnx_file, parity, program, torch_file
+from mmseg_tome.export.calibration import network_inputs
+from mmseg_tome.export.metadata import Metadata, describe
+from mmseg_tome.export.network import Network, load_model
+from mmseg_tome.export.quantise import quantise
+from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
+from mmseg_tome.files import replacing
+from mmseg_tome.inference.inputs import IMAGES
+
+ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
+MAX_IMAGES = 64
+"""Of a calibration folder: half of them calibrate, half of them tell what INT8 costs."""
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    ignore_developer_warnings()
+    check_options(args)
+    pictures = find_images(args.calibration) if args.calibration else []
+    cfg = with_one_test_dataset(launch.read_config(args))
+    if args.dynamic_size and is_pose(cfg):
+        raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
+    size = choose_size(args.size, cfg)
+    checkpoint = launch.choose_checkpoint(args, cfg)
+
+    status = Console(stderr=True).status
+    with status("loading"):
+        model = load_model(cfg, checkpoint)
+        network = Network(model)
+    program_of, least = None, 0
+    if args.dynamic_size:
+        with status("tracing"):
+            program_of, least = trace(network, size, args)
+    metadata = describe(
+        cfg,
+        model,
+        size,
+        config=Path(args.config).name,
+        dynamic_batch=args.dynamic_batch,
+        precision="float16" if args.half else "int8" if args.int8 else "float32",
+        min_side=least,
+    )
+    with status("running in torch"):
+        inputs = compared_inputs(network.channels, size, args.dynamic_batch, least)
+        with torch.no_grad():
+            expected = {name: network(images).numpy() for name, images in inputs.items()}
+    with replacing(args.out) as temporary:
+        with status("tracing and writing"):
+            if args.half or program_of is None:
+                program_of, _ = trace(Network(model, half=args.half), size, args)
+            if args.format == "onnx":
+                onnx_file.write(program_of, temporary, metadata, args.opset)
+            else:
+                torch_file.write(program_of, temporary, metadata)
+        with status("comparing"):
+            exported = open_exported(temporary)
+            for name, images in inputs.items():
+                found = parity.compare(
+                    exported(images.numpy()), expected[name], metadata.task, metadata.threshold
+                )
+                print(f"{name}: {found}")
+                if not (found.finite if args.half else found.holds()):
+                    raise UserError(f"{args.out} was not written: on {name} it differs, {found}")
+        if args.int8:
+            with status("quantising"):
+                to_int8(temporary, metadata, pictures)
+    pixels = f"any size from {least}x{least} pixels" if least else f"{size[0]}x{size[1]} pixels"
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {pixels}")
+
+
+def trace(
+    network: Network, size: tuple[int, int], args: argparse.Namespace
+) -> tuple[ExportedProgram, int]:
+    """The network's graph, and the smallest side of any size that it takes, or 0 for `size` alone.
+
+    Raises:
+        UserError: There is none for any size, or `size` is below the smallest.
+    """
+    for_onnx = args.format == "onnx"
+    if not args.dynamic_size:
+        return program.trace(network, size, args.dynamic_batch, for_onnx, args.scores_mib), 0
+    traced, least = program.trace_any_size(network, args.dynamic_batch, for_onnx)
+    if min(size) < least:
+        raise UserError(
+            f"of this network --dynamic-size takes images from {least}x{least} pixels on, and "
+            f"{size[0]}x{size[1]} is to be compared: give another --size"
+        )
+    return traced, least
+
+
+def compared_inputs(
+    channels: int, size: tuple[int, int], dynamic_batch: bool, least: int
+) -> dict[str, torch.Tensor]:
+    """Images that the file is compared on, by name."""
+    inputs = {
+        "noise": program.random_images(size, channels=channels),
+        "image-like": program.smooth_images(size, channels=channels),
+    }
+    if dynamic_batch:
+        inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
+    if least:
+        for other in ((least, least), (size[0] + 61, size[1] + 35)):
+            name = f"image-like, {other[0]}x{other[1]}"
+            inputs[name] = program.smooth_images(other, channels=channels)
+    return inputs
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together, or packages that are not there."""
+    ending = ENDINGS[args.format]
+    if args.out.suffix != ending:
+        raise UserError(f"--out {args.out}: the name of a file of this --format ends in {ending}")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder")
+    if args.int8 and (args.half or args.format != "onnx"):
+        raise UserError("--int8 is for --format onnx without --half")
+    if args.calibration and not args.int8:
+        raise UserError("--calibration is for --int8")
+    if args.int8 and args.dynamic_size:
+        raise UserError("--int8 is for images of one size, without --dynamic-size")
+    if args.scores_mib < 0:
+        raise UserError("--scores-mib must not be negative")
+    if args.format == "onnx":
+        onnx_file.check(args.opset)
+
+
+def choose_size(text: str | None, cfg) -> tuple[int, int]:
+    """The (H, W) of the images.
+
+    Raises:
+        UserError: None is known, `text` is not HxW, or a pose codec has another one.
+    """
+    if is_pose(cfg):
+        width, height = cfg.model.head.decoder.input_size
+        known = (height, width)
+    else:
+        known = (cfg.model.get("data_preprocessor") or {}).get("size")
+    if text is None:
+        if known is None:
+            raise UserError("the config names no size: give it with --size HxW")
+        return tuple(known)
+    size = read_size(text)
+    if is_pose(cfg) and size != known:
+        raise UserError(f"--size {text}: the config's codec is for {known[0]}x{known[1]}")
+    return size
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Up to `MAX_IMAGES` images of a folder and its subfolders, evenly from the sorted list.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--calibration {folder} is no folder")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files:
+        raise UserError(f"--calibration {folder} holds no image")
+    return files[:: -(-len(files) // MAX_IMAGES)]
+
+
+def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
+    """Replace a float32 ONNX file by its INT8 form and say how far both agree.
+
+    Every second picture calibrates; agreement is measured on the others.
+
+    Raises:
+        UserError: A picture cannot be read, or is not what the config reads.
+    """
+    images = network_inputs(path, pictures)
+    size = tuple(metadata.input_size)
+    others = images[1::2] or images
+    others = others or list(program.smooth_images(size, 4, metadata.channels).numpy())
+    before = open_exported(path)
+    smaller = path.with_name(f".int8{path.name}")
+    try:
+        quantise(path, smaller, images[::2] or None, metadata)
+        after = open_exported(smaller)
+        pairs = [(after(image[None]), before(image[None])) for image in others]
+        os.replace(smaller, path)
+    finally:
+        smaller.unlink(missing_ok=True)
+    got, expected = (np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
+    kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
+    found = parity.compare(got, expected, metadata.task, metadata.threshold)
+    print(f"int8, {kind}, against float32 on {len(others)} images: {found}")

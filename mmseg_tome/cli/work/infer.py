@@ -1,0 +1,236 @@
+"""What `tools/infer.py` does once its command line is read."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress  # no new requirement: mmengine has it
+
+from mmseg_tome import compat
+from mmseg_tome.cli.ending import ignore_developer_warnings
+from mmseg_tome.config import is_pose, read_device
+from mmseg_tome.config_datasets import with_one_test_dataset
+from mmseg_tome.engine import additions, launch, switches
+from mmseg_tome.errors import UserError, first_line
+from mmseg_tome.inference.boxes import Boxes
+from mmseg_tome.inference.inputs import (
+    Item,
+    Reader,
+    Source,
+    UnreadableError,
+    batches,
+    count,
+    find_sources,
+)
+from mmseg_tome.inference.results import (
+    LABELS,
+    MERGING,
+    OVERLAYS,
+    ResultsWriter,
+    UnwritableError,
+)
+from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.runtime.acceleration import accelerate
+from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
+from mmseg_tome.visualization.selection import Selection
+
+EXIT_SOME_FAILED = 1
+
+
+def infer(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    ignore_developer_warnings()
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, not a folder")
+    sources = find_sources(args.inputs, [args.out / name for name in (OVERLAYS, LABELS, MERGING)])
+    cfg, checkpoint = read_model(args)
+    cfg = with_one_test_dataset(cfg)
+    device = choose_device(args.device)
+    gpu = device != "cpu"
+    if gpu and additions.has_our_backbone(cfg):
+        additions.use_our_model(cfg)
+    boxes = read_boxes(args, cfg, sources)
+    reader = Reader(cfg)
+    predictor = build_predictor(args, cfg, checkpoint, device, boxes)
+    speed_up(args, cfg, predictor, gpu)
+    illustrator = build_illustrator(args, cfg, checkpoint, predictor)
+    if illustrator and any(source.is_video for source in sources):
+        switches.say("warning: --show-merging draws images, not the frames of videos")
+    origin = dict(config=args.config, checkpoint=checkpoint)
+    header = dict(
+        task=predictor.task,
+        **(dict(model=args.model) if args.model else origin),
+        device=device,
+        **predictor.meta,
+    )
+    with ResultsWriter(args.out) as writer:
+        failed = predict_all(sources, reader, predictor, writer, illustrator)
+        if writer.entries:
+            path = writer.write(header, failed)
+            print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
+    return EXIT_SOME_FAILED if failed else 0
+
+
+def read_model(args: argparse.Namespace) -> tuple[Config, str]:
+    """The config to run, and the address of its weights.
+
+    Raises:
+        UserError: One of the files is missing or cannot be read, or options do not go together.
+    """
+    if args.model:
+        from mmseg_tome.export.reader import read_exported
+
+        given = dict(checkpoint=args.checkpoint, cfg_options=args.cfg_options)
+        extra = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        if extra:
+            raise UserError(f"{extra[0]} goes with --config: a --model is complete")
+        if args.device not in (None, "cpu"):
+            raise UserError(f"--device {args.device}: a --model runs on the CPU here")
+        args.device = "cpu"
+        return read_exported(args.model)
+    cfg = launch.read_config(args)
+    return cfg, launch.choose_checkpoint(args, cfg)
+
+
+def choose_device(name: str | None) -> str:
+    """The device to run on.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    read_device(name)
+    return name
+
+
+def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> Boxes | None:
+    """The boxes of --boxes, if any.
+
+    Raises:
+        UserError: They cannot be used with this config, or fit none of the images.
+    """
+    if args.boxes is None:
+        return None
+    if not is_pose(cfg):
+        raise UserError("--boxes is for pose, the config is one of segmentation")
+    videos = [source.path for source in sources if source.is_video]
+    if videos:
+        raise UserError(f"--boxes is for images: run {videos[0]} without it")
+    boxes = Boxes(args.boxes, args.box_threshold)
+    if all(boxes.of(source.path) is None for source in sources):
+        raise UserError(f"--boxes {args.boxes} lists none of the images, such as {sources[0].path}")
+    return boxes
+
+
+def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxes | None):
+    """The predictor of the config's task."""
+    task = "pose" if is_pose(cfg) else "segmentation"
+    package = "mmpose" if task == "pose" else "mmseg"
+    if not compat.has(package):
+        raise UserError(f"this config needs {package}, which is not installed here")
+    options = dict(batch_size=args.batch_size)
+    if args.opacity is not None:
+        options.update(opacity=args.opacity)
+    if task == "pose":
+        from mmseg_tome.inference.pose import PosePredictor
+
+        options.update(boxes=boxes, threshold=args.keypoint_threshold)
+        return PosePredictor(cfg, checkpoint, device, **options)
+    from mmseg_tome.inference.segmentation import SegmentationPredictor
+
+    return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
+
+
+def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> None:
+    """Let the predictor's network run as --launch and --dtype say, or as the config's tests."""
+    if args.model:
+        given = dict(launch=args.launch, dtype=args.dtype, show_merging=args.show_merging)
+        for name in (name for name, value in given.items() if value):
+            switch = f"--{name.replace('_', '-')}"
+            switches.say(switches.no_effect(switch, "a --model is complete, and runs on the CPU"))
+        return
+    if args.launch == "graphs" and not gpu:
+        switches.say(switches.no_effect("--launch graphs", switches.NO_GPU))
+    configured = additions.find_hook(cfg, "fast_inference") or {}
+    options = {key: getattr(args, key) or configured.get(key) for key in ("launch", "dtype")}
+    options = {key: value for key, value in options.items() if value}
+    if gpu or switches.half(options.get("dtype")):
+        switches.say(accelerate(predictor.model, **options).summary)
+
+
+def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):
+    """What draws the figures of --show-merging, if they are wanted and there is something to draw.
+
+    Raises:
+        UserError: The model merges nothing at all.
+    """
+    if not args.show_merging or args.model:
+        return None
+    if reason := switches.merges_nothing(cfg):
+        switches.say(switches.no_effect("--show-merging", reason))
+        return None
+    note = f"{Path(args.config).name}, {Path(checkpoint).name}"
+    alone = predictor.one_box_at_a_time() if predictor.task == "pose" else predictor
+    return MergingIllustrator(alone, cfg, note, Selection())
+
+
+def draw_merging(illustrator, item: Item, writer: ResultsWriter) -> str | None:
+    """Draw what merges in an image; the figure's path in the folder, None if there is none.
+
+    Raises:
+        NothingToDrawError: Nothing merges in this image, or nobody is in it.
+    """
+    if illustrator is None or item.frame is not None:
+        return None
+    path = f"{MERGING}/{item.source.name}.png"
+    writer.note(path)
+    illustrator.draw(item, writer.folder / path)
+    return path
+
+
+def predict_all(
+    sources: list[Source], reader: Reader, predictor, writer: ResultsWriter, illustrator=None
+) -> dict:
+    """Predict and save everything; returns what failed, why by path."""
+    failed: dict[Path, str] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task(predictor.task, total=sum(map(count, sources)))
+
+        def fail(path: Path, reason: str) -> None:
+            if path not in failed:  # frames of a video fail alike
+                failed[path] = reason
+                progress.console.out(f"error: {path}: {reason}", highlight=False)
+
+        def read() -> Iterator[Item]:
+            for source in sources:
+                try:
+                    yield from reader.read(source)
+                except UnreadableError as error:
+                    fail(source.path, str(error))
+                    progress.advance(task)
+
+        for batch in batches(read(), predictor.batch_size):
+            try:
+                predictions = predictor.predict(batch)
+            except (ModelInputError, cv2.error) as error:  # OpenCV's where a side shrinks to 0
+                for item in batch:
+                    fail(item.source.path, first_line(error))
+            else:
+                for item, prediction in zip(batch, predictions, strict=True):
+                    merging = None
+                    try:
+                        merging = draw_merging(illustrator, item, writer)
+                    except NothingToDrawError as error:
+                        line = f"warning: {item.source.path}: no figure of merging: {error}"
+                        progress.console.out(line, highlight=False)
+                    try:
+                        writer.add(item, prediction, merging)
+                    except UnwritableError as error:
+                        fail(item.source.path, str(error))
+            progress.advance(task, len(batch))
+    return failed

@@ -1,0 +1,181 @@
+"""Files: where our own are, writing in one piece, one process a folder, progress of long work."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mmseg_tome.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
+
+_PACKAGE = Path(__file__).resolve().parent
+
+HOME = _PACKAGE.parent if (_PACKAGE.parent / "configs" / "_base_").is_dir() else _PACKAGE / ".mim"
+"""The folder of `configs/` and `tools/`: a checkout's root, of an installed wheel `.mim`."""
+CONFIGS, TOOLS = HOME / "configs", HOME / "tools"
+
+LOCK = ".lock"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, now rather than after the first result.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create {path}: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file, or a folder to be, that takes the place of `path` once the block is through.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    temporary, old = part_of(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    remove_leftovers(path)
+    try:
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if path.is_dir() and temporary.is_dir():  # folders cannot be replaced in one step
+                path.rename(old)
+            os.replace(temporary, path)
+    finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        for left in filter(Path.exists, (temporary, old)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def part_of(path: Path, process: int | str | None = None) -> Path:
+    """Where a process writes what is to take the place of `path`."""
+    # The suffix stays: OpenCV chooses formats by it. Processes keep apart.
+    return path.with_name(f".{path.stem}.{process or os.getpid()}.part{path.suffix}")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had begun to write in the place of `path`."""
+    pattern = part_of(Path(glob.escape(path.name)), "*").name
+    for left in path.parent.glob(pattern):
+        number = left.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+        if number.isdecimal() and not _runs(int(number)):
+            with suppress(OSError):
+                left.unlink()
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # signal 0 is no question there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a system's errors into a `UserError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def only_one(folder: str | Path, patience: float = 0.0) -> Iterator[int | None]:
+    """Hold a folder, which is made if it is not there, also for a process that will be killed.
+
+    Gives the lock's file descriptor: a child that inherits it holds the folder, too, as long as it
+    lives. Where the system or the file system has no locks, nothing is held and it is None.
+
+    Args:
+        folder: Where only one process may write.
+        patience: Seconds to wait for another process that holds it.
+
+    Raises:
+        UserError: Another process holds it, or it cannot be written.
+    """
+    path = Path(folder) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _hold(path, time.monotonic() + patience) if fcntl else None
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            os.close(lock)
+
+
+def _hold(path: Path, until: float) -> int | None:
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            if time.monotonic() < until:
+                time.sleep(0.05)
+                continue
+            raise UserError(
+                f"another process writes into {path.parent}: wait for it, or name another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            os.close(lock)
+            return None
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(lock).st_ino:
+                return lock
+        os.close(lock)  # the one who held it has removed it meanwhile
+
+
+@contextmanager
+def progress_of(what: str, total: int, every: int = 1) -> Iterator[Callable[[str], None]]:
+    """A bar with the time that is left; where it is not seen, a line for each `every` steps."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (
+        progress.TextColumn(what),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left:"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+    )
+    start, done = time.perf_counter(), 0
+    seen = console.is_terminal
+    with progress.Progress(*columns, console=console, transient=True, disable=not seen) as bar:
+        task = bar.add_task("", total=total)
+
+        def advance(said: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, advance=1, description=said)
+            if not seen and (done % every == 0 or done == total):
+                left = (time.perf_counter() - start) / done * (total - done)
+                print(f"{what} {done}/{total}, {left:.0f} s left  {said}", flush=True)
+
+        yield advance

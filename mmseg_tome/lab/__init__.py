@@ -1,0 +1,1 @@
+"""Measuring: benchmarks, sweeps, searches, and the paper's tables again."""

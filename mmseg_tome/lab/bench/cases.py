@@ -1,0 +1,225 @@
+"""What is measured: models read from our configs, built for our pipeline and for the peer's."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from mmseg_tome.checkpoints.fitting import mismatch
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import CONFIGS
+
+from . import peer
+
+NAMES = ("b0", "b1", "b2", "b3", "b4", "b5")
+PRESETS: dict[str, dict] = {
+    "none": {},
+    "hq": {"tome_cfg": "hq"},
+    "fast": {"tome_cfg": "fast"},
+    "n2d": {"tome_cfg": "n2d"},
+    "hq-turbo": {"tome_cfg": "hq-turbo"},
+    "fast-turbo": {"tome_cfg": "fast-turbo"},
+    "hq-prop": {"tome_cfg": "hq-prop"},
+    "fast-prop": {"tome_cfg": "fast-prop"},
+    "hq-auto": {"tome_cfg": "hq-auto"},
+    "fast-auto": {"tome_cfg": "fast-auto"},
+    "downsample": {"down_sample": True},
+}
+"""The backbone's merging options of each preset; `downsample` is the paper's baseline."""
+
+_MERGING = ("tome_cfg", "down_sample")
+_HEATMAP_HEAD = "mmseg_tome.SegformerHeatmapHead"
+_STOCK_HEADS = {"mmseg_tome.SegformerHead": "mmseg.SegformerHead"}
+
+
+class UsageError(UserError):
+    """Something the command line asks for cannot be done; the message is one line."""
+
+
+@dataclass
+class Model:
+    """One architecture and the variants of it to compare.
+
+    ``backbone``, ``head`` and ``neck`` are config dicts, the backbone's without merging options;
+    ``variants`` maps a label to those options; ``size`` is the (H, W) that the config trains at, if
+    it says so.
+    """
+
+    name: str
+    backbone: dict
+    head: dict
+    scope: str = "mmseg"
+    variants: dict[str, dict] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    neck: dict | None = None
+
+    @property
+    def is_segformer(self) -> bool:
+        """Whether its backbone is SegFormer's, which alone has a peer."""
+        return self.backbone["type"].endswith("MixVisionTransformer")
+
+
+class Pipeline(nn.Module):
+    """Image resizing and neck if any, backbone, head up to logits or heatmaps if there is one."""
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        head: nn.Module,
+        resize: nn.Module,
+        neck: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.name = name
+        self.resize = resize
+        self.backbone = backbone
+        self.neck = neck or nn.Identity()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` -> ``[B, classes, H / 4, W / 4]``, or the backbone's last stage."""
+        return self.head(self.neck(self.backbone(self.resize(x))))
+
+
+class _LastStage(nn.Module):
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return features[-1]
+
+
+def preset_model(name: str, presets: Sequence[str]) -> Model:
+    """MiT-``name`` with a 19-class SegFormer head, as the repository's configs have it."""
+    cfg = read_config(CONFIGS / "_base_" / "models" / f"segformer_mit_{name}.py")
+    variants = {preset: PRESETS[preset] for preset in presets}
+    return _model(name, cfg, variants)
+
+
+def config_models(paths: Sequence[str]) -> list[Model]:
+    """The models of config files; configs that differ in merging alone become one model's variants.
+
+    Each model gets a ``none`` variant to compare with, unless one of its configs is that.
+    """
+    models: list[Model] = []
+    for path in map(Path, paths):
+        cfg = read_config(path)
+        options = {k: v for k, v in cfg["model"]["backbone"].items() if k in _MERGING and v}
+        new = _model(path.stem, cfg, {path.stem: options})
+        parts = (new.backbone, new.neck, new.head)
+        same = [m for m in models if (m.backbone, m.neck, m.head) == parts]
+        if not same:
+            models.append(new)
+        elif path.stem in same[0].variants:
+            raise UsageError(f"two configs of one model are both called {path.stem}")
+        else:
+            same[0].variants |= new.variants
+    for model in models:
+        if {} not in model.variants.values():
+            model.variants = {"none": {}} | model.variants
+    return models
+
+
+def read_config(path: Path) -> Config:
+    """Read a config that has a model with a backbone and a head.
+
+    Raises:
+        UsageError: it cannot be read, or is no such config.
+    """
+    if not path.is_file():
+        raise UsageError(f"no config file at {path}")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: anything can come out of it
+        raise UsageError(f"cannot read config {path}: {_one_line(error)}") from error
+    model = cfg.get("model") or {}
+    if "backbone" not in model or not ({"decode_head", "head"} & set(model)):
+        raise UsageError(f"config {path} has no model with a backbone and a head")
+    return cfg
+
+
+def _model(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
+    model = cfg.model.to_dict()
+    backbone = {k: v for k, v in model["backbone"].items() if k not in _MERGING}
+    head = model.get("decode_head") or model["head"]
+    size = cfg.get("crop_size") or cfg.model.get("data_preprocessor", {}).get("size")
+    if "codec" in cfg and "input_size" in cfg.codec:
+        size = cfg.codec.input_size[::-1]  # MMPose says (w, h)
+    return Model(
+        name,
+        _for_one_process(backbone),
+        _for_one_process(head),
+        cfg.get("default_scope") or "mmseg",
+        variants,
+        tuple(size) if size else None,
+        _for_one_process(model.get("neck")),
+    )
+
+
+def _for_one_process(cfg):
+    """A copy without weights to download, with SyncBN, which needs a process group, as BN."""
+    if isinstance(cfg, dict):
+        kept = {k: v for k, v in cfg.items() if k not in ("init_cfg", "pretrained")}
+        return {k: _for_one_process(v) for k, v in kept.items()}
+    if isinstance(cfg, list | tuple):
+        return type(cfg)(_for_one_process(v) for v in cfg)
+    return "BN" if cfg == "SyncBN" else cfg
+
+
+def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pipeline:
+    """Build one variant in eval mode on the CPU, with torch's random initial weights.
+
+    The peer is the stock backbone and head of the mm packages; our heatmap head, which they do not
+    have, fuses there as SegFormer defines it.
+
+    Raises:
+        UsageError: the config's model cannot be built, or the peer lacks its merging.
+    """
+    backbone, head = copy.deepcopy((model.backbone, model.head))
+    if of_peer:
+        if not model.is_segformer:
+            raise UsageError(f"there is no peer of {model.name}'s backbone: pass --no-peer")
+        backbone["type"] = "mmseg.MixVisionTransformer"
+        head["type"] = _STOCK_HEADS.get(head["type"], head["type"])
+    else:
+        backbone |= options
+    try:
+        with DefaultScope.overwrite_default_scope(model.scope), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about losses, which nobody computes
+            body = MODELS.build(backbone)
+            top = MODELS.build(head) if part == "model" else _LastStage()
+            neck = MODELS.build(model.neck) if model.neck and part == "model" else None
+        resize = nn.Identity()
+        if of_peer:
+            peer.add_merging(body, options.get("tome_cfg"))
+            if head["type"] == _HEATMAP_HEAD and part == "model":
+                peer.use_plain_fusion(top)
+            if options.get("down_sample"):
+                resize = nn.Upsample(scale_factor=0.5)
+    except Exception as error:
+        raise UsageError(f"cannot build {model.name}: {_one_line(error)}") from error
+    return Pipeline(model.name, body, top, resize, neck).eval()
+
+
+def load_checkpoint(pipeline: Pipeline, path: str) -> None:
+    """Load a checkpoint of the whole model, safely, from a file or an address.
+
+    Raises:
+        UserError: it cannot be read, wants to run code, or does not fit the model.
+    """
+    weights = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
+    weights = weights.get("state_dict", weights)
+    weights = {key.replace("decode_head.", "head.", 1): value for key, value in weights.items()}
+    if problem := mismatch(pipeline, weights):
+        raise UsageError(f"checkpoint {path} does not fit {pipeline.name}: {problem}")
+    pipeline.load_state_dict(weights, strict=False)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

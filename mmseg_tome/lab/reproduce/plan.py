@@ -1,0 +1,289 @@
+"""From a table and the command line to rows of steps: which commands run, in which order."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmseg_tome.config import TRUST_FLAG, add_cfg_options
+from mmseg_tome.engine import launch
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import CONFIGS, TOOLS
+
+from . import requirements, state
+from .requirements import Requirement
+from .tables import Published, Table
+
+STAGES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all rows share; the fields are the command line's options.
+
+    Attributes:
+        work_dir: Folder of the table; each row has a folder of its own in it.
+        device: "cpu", "cuda" or "cuda:N", the GPU that alone is visible to the commands.
+        gpus: How many processes train and test.
+        cfg_options: ``key=value`` texts for the standard tools.
+        benchmark_options: Further options of `tools/benchmark.py`.
+    """
+
+    work_dir: Path
+    data_root: Path | None = None
+    checkpoint: str | None = None
+    device: str = "cpu"
+    gpus: int = 1
+    peer: bool = True
+    trust_checkpoint: bool = False
+    cfg_options: tuple[str, ...] = ()
+    benchmark_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of a row.
+
+    Attributes:
+        name: "train", "test" or "speed".
+        command: Its arguments; the first is "python" or a script.
+        folder: Where it leaves its files.
+        fingerprint: Changes with the command, the config's content, and the checkpoint.
+        needs: What must be there before.
+        written: A config that it reads and that has to be written first.
+        makes: The checkpoint that it must leave, if it is a training.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    fingerprint: str
+    needs: tuple[Requirement, ...] = ()
+    written: tuple[Path, Config] | None = None
+    makes: Path | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the command printed, in all attempts."""
+        return self.folder.with_suffix(".log")
+
+    def text(self) -> str:
+        """The command, ready to paste in the current folder."""
+        return shlex.join(self.command).replace(f"{Path.cwd()}/", "")
+
+
+@dataclass
+class Row:
+    """A row of the table with what is known of it."""
+
+    name: str
+    published: Published
+    folder: Path
+    steps: tuple[Step, ...]
+    records: state.Records = field(default_factory=dict)
+
+    def record(self, step: Step) -> dict | None:
+        """What is known of a step, unless that belongs to another command or checkpoint."""
+        record = self.records.get(step.name)
+        return record if record and record["fingerprint"] == step.fingerprint else None
+
+    def is_done(self, step: Step) -> bool:
+        return (self.record(step) or {}).get("status") == state.DONE
+
+    def has_changed(self, step: Step) -> bool:
+        """Whether the step ran with another command or checkpoint."""
+        return step.name in self.records and self.record(step) is None
+
+
+def make(table: Table, settings: Settings) -> list[Row]:
+    """All rows of a table, with the state that earlier runs left.
+
+    Raises:
+        UserError: An option does not fit the configs, or a state cannot be read.
+    """
+    requirements.forget()
+    return [_row(table, name, settings) for name in table.rows]
+
+
+def needs_of(rows: list[Row], steps: Sequence[str]) -> list[Requirement]:
+    """What the named steps that are not done need, each thing once."""
+    pending = [s for row in rows for s in row.steps if s.name in steps and not row.is_done(s)]
+    return list(dict.fromkeys(needed for step in pending for needed in step.needs))
+
+
+def refresh(rows: list[Row]) -> None:
+    """Read the rows' states anew: other processes may be running other rows."""
+    for row in rows:
+        row.records = state.read(row.folder)
+
+
+def _row(table: Table, name: str, settings: Settings) -> Row:
+    folder = settings.work_dir / name
+    config = CONFIGS / table.config.format(row=name)
+    builder = _Builder.of(table, config, folder, settings)
+    steps = [builder.train()] if table.trains else []
+    steps += [builder.test(*steps), builder.speed()]
+    return Row(name, table.rows[name], folder, tuple(steps), state.read(folder))
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds the steps of one row.
+
+    Attributes:
+        config: The row's config file.
+        options: ``key=value`` texts that the standard tools get.
+        cfg: The config as they see it with these.
+        batch: The batch of all processes together.
+    """
+
+    table: Table
+    config: Path
+    folder: Path
+    settings: Settings
+    options: tuple[str, ...]
+    cfg: Config
+    batch: int
+
+    @classmethod
+    def of(cls, table: Table, config: Path, folder: Path, settings: Settings) -> _Builder:
+        options = _options(table, settings)
+        cfg = _effective(config, options, settings)
+        batch = cfg.train_dataloader.batch_size
+        if table.trains and settings.gpus > 1:
+            if any(text.startswith(f"{_BATCH}=") for text in settings.cfg_options):
+                batch *= settings.gpus  # the user's is that of each process
+            else:
+                options = (_batch_of_each(batch, settings.gpus), *options)
+                cfg = _effective(config, options, settings)
+        return cls(table, config, folder, settings, options, cfg, batch)
+
+    def train(self) -> Step:
+        """Training, which goes on from its latest checkpoint if there is one."""
+        work_dir = self.folder / "train"
+        tool = _tool("train", self.settings.gpus, str(self.config))
+        command = (*tool, "--resume", *self._common(work_dir))
+        needs = requirements.data_of(self.cfg, ("train", "val"), self.table.source)
+        initial = (self.cfg.model.backbone.get("init_cfg") or {}).get("checkpoint")
+        if initial:
+            needs.append(requirements.checkpoint(initial))
+        fingerprint = _fingerprint(
+            command, self.cfg.to_dict(), requirements.identity(initial or "")
+        )
+        makes = work_dir / _last_checkpoint(self.cfg)
+        return Step("train", command, work_dir, fingerprint, tuple(needs), makes=makes)
+
+    def test(self, training: Step | None = None) -> Step:
+        """The test of what ``training`` makes, else of the unmerged model's weights.
+
+        Raises:
+            UserError: There are no such weights.
+        """
+        needs = requirements.data_of(self.cfg, ("test",), self.table.source)
+        if training:
+            checkpoint, identity = str(training.makes), training.fingerprint
+        else:
+            checkpoint = self.settings.checkpoint or self.cfg.get("load_from")
+            if not checkpoint:
+                raise UserError(f"{self.config.name} has no load_from: give --checkpoint")
+            identity = requirements.identity(checkpoint)
+            needs.append(requirements.checkpoint(checkpoint))
+        work_dir = self.folder / "test"
+        tool = _tool("test", self.settings.gpus, str(self.config), checkpoint)
+        command = (*tool, *self._common(work_dir))
+        fingerprint = _fingerprint(command, self.cfg.to_dict(), identity)
+        return Step("test", command, work_dir, fingerprint, tuple(needs))
+
+    def speed(self) -> Step:
+        """The speed beside the model without merging, in one run of the benchmark.
+
+        That takes no settings, so if there are any it gets a config that contains them.
+        """
+        settings, config, out = self.settings, self.config, self.folder / "speed"
+        written = None
+        if settings.cfg_options:
+            config = self.folder / "configs" / config.name
+            written = (config, self.cfg)
+        command = ["python", str(TOOLS / "benchmark.py"), "--configs", str(config)]
+        command += ["--device", settings.device.partition(":")[0], "--out", str(out)]
+        # Training has the paper's batch; a test is of one image, or one window, at a time.
+        command += ["--train", "--batch", str(self.batch)] if self.table.trains else []
+        command += [] if settings.peer else ["--no-peer"]
+        command += settings.benchmark_options
+        needs = (requirements.tomesd(),) if settings.peer else ()
+        # Neither data nor recipe matter: weights and images are random.
+        read = {key: self.cfg.get(key) for key in ("model", "crop_size", "codec")}
+        return Step("speed", tuple(command), out, _fingerprint(command, read), needs, written)
+
+    def _common(self, work_dir: Path) -> tuple[str, ...]:
+        trust = (TRUST_FLAG,) if self.settings.trust_checkpoint else ()
+        options = ("--cfg-options", *self.options) if self.options else ()
+        return ("--work-dir", str(work_dir), *trust, *options)
+
+
+_BATCH = "train_dataloader.batch_size"
+
+
+def _options(table: Table, settings: Settings) -> tuple[str, ...]:
+    """Settings for the standard tools; the user's own come last and win."""
+    options = []
+    if settings.data_root is not None:
+        stages = STAGES if table.trains else STAGES[-1:]
+        options += [f"{s}_dataloader.dataset.data_root={settings.data_root}" for s in stages]
+    if table.trains:
+        # From ImageNet weights as in the paper, not from the zoo's trained ones.
+        options.append("load_from=None")
+        if settings.checkpoint:
+            options.append(f"model.backbone.init_cfg.checkpoint={settings.checkpoint}")
+    return (*options, *settings.cfg_options)
+
+
+def _batch_of_each(batch: int, gpus: int) -> str:
+    if batch % gpus:
+        allowed = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise UserError(
+            f"--gpus {gpus} cannot share the paper's batch of {batch}: allowed are {allowed}, or "
+            f"set the batch of each by --cfg-options {_BATCH}=N"
+        )
+    return f"{_BATCH}={batch // gpus}"
+
+
+def _effective(config: Path, options: Sequence[str], settings: Settings) -> Config:
+    """The config as the standard tools see it with ``options``.
+
+    Raises:
+        UserError: An option cannot be applied to it.
+    """
+    if bad := [option for option in options if "=" not in option]:
+        raise UserError(f"--cfg-options {bad[0]}: not of the form key=value")
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    args = parser.parse_args(["--cfg-options", *options] if options else [])
+    args.config, args.trust_checkpoint = str(config), settings.trust_checkpoint
+    return launch.read_config(args)
+
+
+def _tool(name: str, gpus: int, *positional: str) -> tuple[str, ...]:
+    """The start of a standard tool's command, in one process or in several."""
+    if gpus == 1:
+        return ("python", str(TOOLS / f"{name}.py"), *positional)
+    return (str(TOOLS / f"dist_{name}.sh"), *positional, str(gpus))
+
+
+def _last_checkpoint(cfg: Config) -> str:
+    """The name that mmengine gives to the checkpoint at the end of a training."""
+    loop = cfg.train_cfg
+    by_epoch = loop.get("by_epoch", str(loop.get("type")).startswith("Epoch"))
+    return f"epoch_{loop.max_epochs}.pth" if by_epoch else f"iter_{loop.max_iters}.pth"
+
+
+def _fingerprint(command: Sequence[str], cfg: Mapping, checkpoint: str = "") -> str:
+    content = json.dumps([command, dict(cfg), checkpoint], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()

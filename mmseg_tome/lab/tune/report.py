@@ -1,0 +1,148 @@
+"""What a search leaves behind: a config, the front as JSON and as a figure, and a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmseg_tome.files import replacing
+from mmseg_tome.lab.sweep.plots import COLOURS
+
+from .choose import front
+from .search import Tried
+from .space import Plan, describe, tome_cfg
+
+CONFIG, JSON, FIGURE = "tuned.py", "pareto.json", "pareto.png"
+
+
+def write_config(out: Path, base: Path, plan: Plan, comment: str) -> Path:
+    """Write a config that inherits the user's and merges by a plan.
+
+    Args:
+        out: Folder of the config.
+        base: The user's config; is named relative to the folder.
+        plan: What merges.
+        comment: Lines that say where it is from.
+    """
+    path = out / CONFIG
+    relative = Path(os.path.relpath(base.resolve(), out.resolve())).as_posix()
+    wrapped = (part for line in comment.splitlines() for part in textwrap.wrap(line, 98))
+    lines = [
+        *(f"# {line}" for line in wrapped),
+        f"_base_ = {json.dumps(relative)}",
+        "tome_cfg = [",
+        *(f"    {_as_call(stage)}," for stage in tome_cfg(plan)),
+        "]",
+        'model = dict(backbone=dict(type="mmseg_tome.MixVisionTransformer", tome_cfg=tome_cfg))',
+    ]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_json(out: Path, content: dict) -> Path:
+    """Write the front, all trials and what they were measured with."""
+    with replacing(out / JSON) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    return out / JSON
+
+
+def as_json(tried: Tried, measured: Mapping[Plan, float], names: Mapping[Plan, str]) -> dict:
+    """A tried plan as plain values."""
+    return dict(
+        name=names.get(tried.plan),
+        **{key: round(value, 4) for key, value in tried.scores.items()},
+        predicted_speedup=round(tried.speedup, 4),
+        measured_speedup=round(measured[tried.plan], 4) if tried.plan in measured else None,
+        tome_cfg=tome_cfg(tried.plan),
+    )
+
+
+def write_figure(
+    out: Path,
+    tried: Sequence[Tried],
+    measured: Mapping[Plan, float],
+    names: Mapping[Plan, str],
+    chosen: Tried | None,
+    unit: str,
+    title: str,
+) -> Path:
+    """Draw loss against speed-up: every trial, the front, the presets and what was chosen.
+
+    Args:
+        out: Folder of the figure.
+        tried: All plans.
+        measured: True speed-ups of some; named plans are drawn there, with a line from where
+            they were predicted.
+        names: What plans are called.
+        chosen: The winner, if there is one.
+        unit: What the loss counts.
+        title: Of the figure.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axis = figure.subplots()
+    best = front(tried)
+    axis.plot(
+        [t.speedup for t in tried], [t.loss for t in tried], ".", color="#bbbbbb", zorder=1,
+        label="trials, predicted speed-up",
+    )  # fmt: skip
+    axis.step(
+        [t.speedup for t in best], [t.loss for t in best], "-", where="pre", color=COLOURS[0],
+        marker=".", zorder=2, label="front of the trials",
+    )  # fmt: skip
+    placed = []
+    for t in (t for t in tried if t.plan in names):
+        x = measured.get(t.plan, t.speedup)
+        axis.plot([t.speedup, x], [t.loss, t.loss], "-", color=COLOURS[1], linewidth=0.8)
+        axis.plot(x, t.loss, "s", color=COLOURS[1], markersize=6, zorder=3)
+        name = names[t.plan]
+        left, below = name.endswith("-prop"), "turbo" in name  # four that are near each other
+        axis.annotate(
+            name, (x, t.loss), (-5 if left else 5, -11 if below else 5), fontsize=8,
+            textcoords="offset points", horizontalalignment="right" if left else "left",
+        )  # fmt: skip
+        placed.append(t)
+    if placed:
+        axis.plot([], [], "s", color=COLOURS[1], label="presets, measured")
+    if chosen is not None:
+        x = measured[chosen.plan]
+        axis.plot([chosen.speedup, x], [chosen.loss] * 2, "-", color=COLOURS[2], linewidth=0.8)
+        axis.plot(
+            x, chosen.loss, "*", color=COLOURS[2], markersize=16, zorder=4, label="chosen, measured"
+        )
+        placed.append(chosen)
+    # Plans that ruin the predictions would press all that matters to one line.
+    shown = [*best, *placed]
+    top, low = max(t.loss for t in shown), min(t.loss for t in shown)
+    room = 0.08 * (top - low or 1)
+    axis.set_ylim(top + room, low - room)  # the best is at the top
+    axis.set_xlabel("speed-up over no merging")
+    axis.set_ylabel(unit)
+    axis.set_title(title, fontsize=9)
+    axis.grid(alpha=0.25, linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    with replacing(out / FIGURE) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    return out / FIGURE
+
+
+def sentence(chosen: Tried, measured: float, checked: dict[str, float], unit: str) -> str:
+    """What was chosen, what it saves and costs."""
+    return (
+        f"Chosen: {describe(chosen.plan)}. It runs {measured:.2f}x as fast as without merging "
+        f"(predicted {chosen.speedup:.2f}x) and costs, in {unit}, {chosen.loss:.2f} on the images "
+        f"searched on and {checked['loss']:.2f} on those held out."
+    )
+
+
+def _as_call(value) -> str:
+    """A value as configs write it: `dict(q=dict(mode="n2d", stride=(2, 2)))`."""
+    if isinstance(value, dict):
+        return f"dict({', '.join(f'{key}={_as_call(v)}' for key, v in value.items())})"
+    return json.dumps(value) if isinstance(value, str) else repr(value)

@@ -1,0 +1,210 @@
+"""The search: plans of Optuna, each with its predicted time and its true loss, kept in a journal.
+
+All that was measured is in one journal: trials, probes and times. A search that was interrupted
+goes on, and one with more trials or another target starts from what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from mmseg_tome.errors import UserError
+
+from . import prior
+from .costs import StageTimes
+from .losses import Loss
+from .space import Plan, Space, as_plan
+
+JOURNAL = "journal.log"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was tried.
+
+    Attributes:
+        plan: What merges.
+        speedup: Predicted, over no merging.
+        scores: `loss`, `agreement` and, with labels, `mIoU` on the search's images.
+    """
+
+    plan: Plan
+    speedup: float
+    scores: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """What is minimised."""
+        return self.scores["loss"]
+
+
+class Search:
+    """A study of the plans of one network on one set of images.
+
+    Args:
+        study: As `open_study` gives it.
+        space: What can merge.
+        times: Predicts times.
+        loss: The true loss of a plan.
+        quick_loss: The loss on fewer images, for probes.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        times: StageTimes,
+        loss: Loss,
+        quick_loss: Loss,
+    ) -> None:
+        self.study, self.space, self.times = study, space, times
+        self.loss, self.quick_loss = loss, quick_loss
+        self.known = Known(study)
+
+    def prune(self, advance: Callable[[str], None]) -> None:
+        """Time each choice by itself and leave out what saves nothing; a step for each stage."""
+        self.space = prior.pruned(self.space, self.times, advance)
+
+    def probe(self, advance: Callable[[str], None]) -> None:
+        """Measure what each choice costs by itself; a step for each of `to_probe`."""
+        prior.probe(self.space, self.times, self.quick_loss, self.known, advance)
+
+    @property
+    def to_probe(self) -> int:
+        """Number of the choices that `probe` measures."""
+        return len(prior.worthwhile(self.space, self.times))
+
+    def first_plans(self, goal: float | None, number: int) -> list[Plan]:
+        """No merging, the presets, then about `number` plans that the probes promise.
+
+        Args:
+            goal: Speed-up around which half of them lie; None spreads all.
+            number: How many of the probes' plans.
+        """
+        guessed = [guess.plan for guess in prior.guesses(self.space, self.times, self.known)]
+        near = []
+        if goal is not None:
+            near = sorted(guessed, key=lambda plan: abs(self.times.speedup(plan) / goal - 1.02))
+            near = near[: number // 2]
+        wide = spread(guessed, number - len(near))
+        first = [self.space.plain, *self.space.presets().values(), *near, *wide]
+        return list(dict.fromkeys(first))
+
+    def run(self, first: Sequence[Plan], trials: int, advance: Callable[[str], None]) -> None:
+        """Go on until there are this many trials, beginning with the plans of `first`.
+
+        Args:
+            first: Plans that are tried even if there are more of them than trials.
+            trials: How many there shall be in all.
+            advance: Called after each.
+        """
+        done = {tried.plan for tried in self.tried()}
+        todo = [plan for plan in first if plan not in done]
+        number = max(trials - len(self._completed()), len(todo))
+        for plan in todo:
+            self.study.enqueue_trial(self.space.params(plan))
+
+        def tell(study, trial) -> None:
+            speedup, loss = 1 / trial.values[0], trial.values[1]
+            advance(f"{speedup:.2f}x, loss {loss:.3f}")
+
+        self.study.optimize(self._objective, n_trials=number, callbacks=[tell])
+
+    def missing(self, first: Sequence[Plan], trials: int) -> int:
+        """How many trials `run` will do."""
+        done = {tried.plan for tried in self.tried()}
+        return max(trials - len(self._completed()), sum(plan not in done for plan in first))
+
+    def tried(self) -> list[Tried]:
+        """Every plan that was tried, once."""
+        found = {}
+        for trial in self._completed():
+            plan = as_plan(trial.user_attrs["plan"])
+            found[plan] = Tried(plan, self.times.speedup(plan), trial.user_attrs["scores"])
+        return list(found.values())
+
+    def _completed(self) -> list[optuna.trial.FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+
+    @cached_property
+    def _scores(self) -> dict[Plan, dict]:
+        return {tried.plan: tried.scores for tried in self.tried()}
+
+    def _objective(self, trial: optuna.Trial) -> tuple[float, float]:
+        plan = self.space.suggest(trial)
+        if plan not in self._scores:
+            self._scores[plan] = self.loss(plan)
+        trial.set_user_attr("plan", plan)
+        trial.set_user_attr("scores", self._scores[plan])
+        return 1 / self.times.speedup(plan), self._scores[plan]["loss"]
+
+
+class Known(MutableMapping):
+    """Numbers by name, kept in a study's journal."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study = study
+        self._values: dict[str, float] = dict(study.user_attrs)
+
+    def __getitem__(self, key: str) -> float:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: float) -> None:
+        self.study.set_user_attr(key, value)
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("what was measured stays in the journal")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def open_study(out: Path, name: str, seed: int) -> optuna.Study:
+    """The study of this name in a folder's journal, made if it is not there.
+
+    Args:
+        out: The folder.
+        name: Depends on all that a trial's values do.
+        seed: Of the sampler.
+
+    Raises:
+        UserError: The journal cannot be read or written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = out / JOURNAL
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.create_study(
+            storage=storage, study_name=name, load_if_exists=True, directions=["minimize"] * 2
+        )
+        # An interrupted run leaves trials behind that nobody will finish, or begin.
+        left = study.get_trials(deepcopy=False, states=[TrialState.RUNNING, TrialState.WAITING])
+        for trial in left:
+            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot use {path}: {error} (another --out begins anew)") from None
+    # A sampler that goes on must not draw what it drew before.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
+
+
+def spread(items: Sequence, number: int) -> list:
+    """At most `number` of the items, evenly spread, the first and the last among them."""
+    if number >= len(items):
+        return list(items)
+    if number < 2:
+        return list(items[:number])
+    return [items[round(i * (len(items) - 1) / (number - 1))] for i in range(number)]

@@ -1,0 +1,97 @@
+"""The house: rooms import from lower floors only, and no file takes part in an import circle."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+FLOORS = (
+    {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
+    {"ops"},
+    {"merging"},
+    {"huggingface"},
+    {"models"},
+    {"runtime"},
+    {"checkpoints"},
+    {"datasets", "evaluation"},
+    {"inference"},
+    {"visualization"},
+    {"export"},
+    {"engine"},
+    {"lab"},
+    {"cli"},
+    {"__main__", "tools"},
+)
+"""Rooms, and files beside them, from the ground up; `""` is `mmseg_tome` itself."""
+
+PACKAGE = "mmseg_tome"
+
+
+def modules(repo: Path) -> dict[str, Path]:
+    """Every file of the package and of the tools, by the name that others import it under."""
+    found = {}
+    for path in sorted((repo / PACKAGE).rglob("*.py")):
+        if ".mim" not in path.parts:
+            parts = path.relative_to(repo).with_suffix("").parts
+            found[".".join(parts).removesuffix(".__init__")] = path
+    for folder in ("tools", "tools/demo"):  # scripts, which Python finds beside each other
+        found |= {f"tools.{path.stem}": path for path in (repo / folder).glob("*.py")}
+    return found
+
+
+def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules among `known` that a file imports, anywhere in it, as often as it does."""
+    package = name if path.stem == "__init__" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            wanted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            start = ".".join([*(base if node.level else ()), *filter(None, [node.module])])
+            names = [f"{start}.{alias.name}" for alias in node.names]
+            wanted = {each if each in known else start for each in names}
+        else:
+            continue
+        beside = [f"tools.{each}" for each in wanted] if name.startswith("tools.") else []
+        yield from (each for each in (*wanted, *beside) if each in known and each != name)
+
+
+@pytest.fixture(scope="module")
+def arrows(repo) -> dict[str, list[str]]:
+    known = modules(repo)
+    return {name: list(imports(name, path, known)) for name, path in known.items()}
+
+
+def room(name: str) -> str:
+    top, _, rest = name.partition(".")
+    return rest.partition(".")[0] if top == PACKAGE else top
+
+
+def test_every_file_has_a_floor(arrows):
+    assert {room(name) for name in arrows} <= set().union(*FLOORS)
+
+
+def test_no_import_circle(arrows):
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_arrows_run_downwards(arrows):
+    floor = {name: number for number, rooms in enumerate(FLOORS) for name in rooms}
+    pairs = Counter((room(a), room(b)) for a, targets in arrows.items() for b in targets)
+    assert {pair: n for pair, n in pairs.items() if floor[pair[0]] < floor[pair[1]]} == {}
+
+
+def test_the_lab_imports_in_one_direction(arrows):
+    """`tune` may use `sweep`, both may use `bench`, never the other way."""
+    order = ["kernel_checks", "bench", "sweep", "tune", "reproduce"]
+    for name, targets in arrows.items():
+        if room(name) == "lab" and name.count(".") > 2:
+            allowed = order[: order.index(name.split(".")[2]) + 1]
+            used = {each.split(".")[2] for each in targets if each.startswith(f"{PACKAGE}.lab.")}
+            assert used <= set(allowed), name
