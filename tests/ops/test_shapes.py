@@ -72,10 +72,10 @@ CASES = {
     "nearest": (ops.assign, of(2, 9), index(1, 9), number(3), index(9), index(3), number(12)),
     "tokens": (ops.assign, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13)),
     "tokens of another grid": (
-        ops.window_similarity, X, index(1, 12), number((3, 3)), number((2, 2)),
+        ops.window_similarity, X, number((3, 3)), number((2, 2)),
     ),
-    "windows of each sample": (
-        ops.window_similarity, X, index(2, 12), number((3, 4)), number((2, 2)),
+    "windows of no row": (
+        ops.window_similarity, X, number((3, 4)), number((0, 2)),
     ),
     "similarities of other windows": (
         ops.assign_windows, of(2, 3), index(1, 12), number(None), number((1, 0, 0, 0)),

@@ -53,7 +53,7 @@ class LocalMerging(MergingStrategy):
             return windows
         if not any(counts):
             return identity_map(hw[0] * hw[1], metric.device)
-        similarity = ops.window_similarity(metric, windows.slot, hw, stride)  # [B, windows]
+        similarity = ops.window_similarity(metric, hw, stride)  # [B, windows]
         slot, order = ops.assign_windows(
             similarity, windows.slot, windows.order, counts, hw, stride
         )
