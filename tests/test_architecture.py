@@ -12,7 +12,7 @@ FLOORS = (
     {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
     {"ops"},
     {"merging"},
-    {"huggingface"},
+    {"nets", "huggingface"},
     {"models"},
     {"runtime"},
     {"checkpoints"},

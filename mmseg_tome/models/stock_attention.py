@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from mmseg_tome.merging import MergingStrategy, SlotMap, StageMerging
-from mmseg_tome.models.attention import MergedAttention, TokenMerger
-from mmseg_tome.models.errors import ImageSizeError
-from mmseg_tome.models.layers import Grid, map_to_tokens, tokens_to_map
+from mmseg_tome.nets.attention import MergedAttention, TokenMerger
+from mmseg_tome.nets.errors import ImageSizeError
+from mmseg_tome.nets.layers import Grid, map_to_tokens, tokens_to_map
 
 
 class PassGrid(tuple):

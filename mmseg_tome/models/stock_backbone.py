@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_without_auto
-from mmseg_tome.models.layers import Grid
-from mmseg_tome.models.out_indices import check_out_indices
 from mmseg_tome.models.stock_attention import PassGrid, StockAttention, let_merge
+from mmseg_tome.nets.layers import Grid
+from mmseg_tome.nets.mix_transformer import check_out_indices
 
 
 class Stage(NamedTuple):

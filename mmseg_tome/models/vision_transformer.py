@@ -10,10 +10,10 @@ from mmseg.models.backbones import vit as stock
 from torch import Tensor
 
 from mmseg_tome.merging import SlotMap, StageMerging, parse_without_auto
-from mmseg_tome.models.attention import TokenMerger
-from mmseg_tome.models.layers import tokens_to_map
 from mmseg_tome.models.stock_attention import PassGrid, StockAttention
 from mmseg_tome.models.stock_backbone import MergingBackbone, Stage
+from mmseg_tome.nets.attention import TokenMerger
+from mmseg_tome.nets.layers import tokens_to_map
 from mmseg_tome.ops import SegmentOrder
 from mmseg_tome.registry import MODELS
 

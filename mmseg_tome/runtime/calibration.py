@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from mmseg_tome.merging import StageMerging, parse_tome_cfg
 from mmseg_tome.merging.presets import PRESETS
 from mmseg_tome.merging.strategies.identity import Identity
-from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.models.layers import Grid
 from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.nets.layers import Grid, autocast_dtype
 from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, suspended
 from mmseg_tome.runtime.merging_switch import (
     forget_graphs,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mmseg_tome.merging.grid_cache import keep_index_maps
-from mmseg_tome.models.autocast import autocast_dtype
+from mmseg_tome.nets.layers import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
 MAX_SHAPES = 8

@@ -7,8 +7,8 @@ from torch import nn
 
 from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
 from mmseg_tome.merging.strategies.identity import Identity
-from mmseg_tome.models.attention import MergedAttention, TokenMerger
 from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.nets.attention import MergedAttention, TokenMerger
 from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 

@@ -6,7 +6,7 @@ import torch
 
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.models import MixVisionTransformer
-from mmseg_tome.models.errors import ImageSizeError
+from mmseg_tome.nets.errors import ImageSizeError
 from mmseg_tome.registry import MODELS
 
 PRESETS = [None, "hq", "fast", "n2d", "hq-turbo", "fast-prop"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmseg_tome.merging import NeighbourMerging2D
-from mmseg_tome.models.attention import MergedAttention
+from mmseg_tome.nets.attention import MergedAttention
 
 GRID = (5, 7)  # windows of 4, 2 and 1 tokens
 

@@ -8,9 +8,9 @@ from torch.nn.utils import skip_init
 
 from mmseg_tome import ops
 from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
-from mmseg_tome.models.layers import Grid, LateBiasConv2d, TokenLinear, linear, tokens_to_map
-from mmseg_tome.models.norms import convolve_and_normalise
-from mmseg_tome.models.streams import side_by_side
+from mmseg_tome.nets.layers import Grid, LateBiasConv2d, TokenLinear, linear, tokens_to_map
+from mmseg_tome.nets.norms import convolve_and_normalise
+from mmseg_tome.ops.streams import side_by_side
 
 
 class Slots(NamedTuple):
