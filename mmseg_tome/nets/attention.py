@@ -1,58 +1,35 @@
-"""Efficient self-attention with token merging (SegFormer++, arXiv 2405.14467, section 3)."""
+"""SegFormer's efficient self-attention (arXiv 2105.15203, section 3.1) with token merging."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from mmseg_tome import ops
-from mmseg_tome.merging import Identity, MergingStrategy, SlotMap
-from mmseg_tome.nets.layers import Grid, LateBiasConv2d, TokenLinear, linear, tokens_to_map
+from mmseg_tome.merging import StageMerging
+from mmseg_tome.merging.attention import (
+    NO_MERGING,
+    Grid,
+    MergedAttention,
+    PassGrid,
+    Slots,
+    let_merge,
+)
+from mmseg_tome.nets.layers import LateBiasConv2d, TokenLinear, linear, tokens_to_map
 from mmseg_tome.nets.norms import convolve_and_normalise
-from mmseg_tome.ops.streams import side_by_side
 
 
-class Slots(NamedTuple):
-    """The slot maps of one block: of its queries, and of its keys and values."""
-
-    q: SlotMap
-    kv: SlotMap
-
-
-class TokenMerger(nn.Module):
-    """A merging strategy as a module, so that a forward hook can see every slot map."""
-
-    def __init__(self, strategy: MergingStrategy):
-        super().__init__()
-        self.strategy = strategy
-
-    def forward(self, metric: Tensor, hw: Grid) -> SlotMap:
-        """Slot map of the tokens `metric`, `[B, H * W, C]`, on the grid `hw`."""
-        return self.strategy(metric, hw)
-
-    def extra_repr(self) -> str:
-        return repr(self.strategy)
-
-
-class MergedAttention(nn.Module):
-    """Multi-head attention over merged queries and merged, spatially reduced keys and values.
-
-    Queries merge on the stage's grid; keys and values merge after the spatial reduction and
-    feed both K and V. The output projection works on merged queries; that every token of the full
-    grid reads its slot back is left to the norm that adds the update, see `norms`.
+class EfficientAttention(MergedAttention, nn.Module):
+    """Attention with spatially reduced keys and values, and token merging.
 
     Args:
         embed_dims: Channels of a token.
         num_heads: Number of attention heads.
         qkv_bias: Whether the input and output projections have a bias.
         attn_drop: Dropout of attention weights.
-        proj_drop: Dropout of the output.
+        proj_drop: Dropout of the output, left to the caller.
         sr_ratio: Spatial reduction of keys and values: kernel size and stride of a convolution.
         norm: Builds the norm after the spatial reduction, given the channels.
-        q_strategy: How queries merge.
-        kv_strategy: How keys and values merge.
-        proportional: Whether a merged key counts for as many keys as it stands for.
+        merging: What merges; `reuse` is of a whole stage, see `let_merge`.
     """
 
     def __init__(
@@ -64,9 +41,7 @@ class MergedAttention(nn.Module):
         proj_drop: float = 0.0,
         sr_ratio: int = 1,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
-        q_strategy: MergingStrategy | None = None,
-        kv_strategy: MergingStrategy | None = None,
-        proportional: bool = False,
+        merging: StageMerging = NO_MERGING,
     ):
         super().__init__()
         # Holds the projections under the names, and with the initial values, of the stock
@@ -81,52 +56,29 @@ class MergedAttention(nn.Module):
             self.norm = norm(embed_dims)
         else:
             self.sr = self.norm = None
-        self.q_merger = TokenMerger(q_strategy or Identity())
-        self.kv_merger = TokenMerger(kv_strategy or Identity())
-        self.proportional = proportional
+        let_merge([self], merging)
 
-    def forward(self, x: Tensor, hw: Grid, slots: Slots | None = None) -> tuple[Tensor, Slots]:
-        """Attend within each sample.
+    def forward(self, x: Tensor, hw: Grid | PassGrid) -> tuple[Tensor, Slots]:
+        """Tokens `[B, H * W, C]` to an update `[B, M, C]` and slot maps, see `merge_and_attend`."""
+        return self.merge_and_attend(x, hw)
 
-        Args:
-            x: Tokens, `[B, H * W, embed_dims]`.
-            hw: Their grid.
-            slots: The slot maps to merge by; None lets the strategies find them.
-
-        Returns:
-            The update of the merged queries, `[B, M, embed_dims]`, which each token is to read by
-            the queries' slot map, before `proj_drop`; and the slot maps that were used.
-        """
-        (q, q_slots), (k, v, kv_slots) = side_by_side(
-            lambda: self.queries(x, hw, slots and slots.q),
-            lambda: self.keys_values(x, hw, slots and slots.kv),
-            x,
-        )
-        drop = self.attn.dropout if self.training else 0.0
-        bias = kv_slots.key_bias(k.dtype) if self.proportional else None
-        out = ops.attend(q, k, v, bias, drop)  # [B, heads, M, C / heads]
-        return self.attn.out_proj(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
-
-    def queries(self, x: Tensor, hw: Grid, slots: SlotMap | None) -> tuple[Tensor, SlotMap]:
-        """Merge the tokens and project them, `[B, H * W, C] -> [B, heads, M, C / heads]`."""
-        slots = slots or self.q_merger(x, hw)
-        (q,) = self._project(slots.merge(x), 0, 1)
-        return q, slots
-
-    def keys_values(
-        self, x: Tensor, hw: Grid, slots: SlotMap | None
-    ) -> tuple[Tensor, Tensor, SlotMap]:
-        """Reduce, merge and project the tokens to keys and values, `[B, heads, L, C / heads]`."""
-        x, hw = self.reduce(x, hw)
-        slots = slots or self.kv_merger(x, hw)
-        k, v = self._project(slots.merge(x), 1, 3)
-        return k, v, slots
-
-    def reduce(self, x: Tensor, hw: Grid) -> tuple[Tensor, Grid]:
-        """Spatially reduce the tokens that keys and values are made from, with their new grid."""
+    def reduce(self, x: Tensor, hw: PassGrid) -> tuple[Tensor, PassGrid]:
         if self.sr is None:
             return x, hw
-        return convolve_and_normalise(self.sr, self.norm, tokens_to_map(x, hw))
+        x, reduced = convolve_and_normalise(self.sr, self.norm, tokens_to_map(x, tuple(hw)))
+        return x, hw.resized(reduced)
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        return self._project(x, 0, 1)[0]
+
+    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self._project(x, 1, 3)
+
+    def project_out(self, x: Tensor) -> Tensor:
+        return self.attn.out_proj(x)
+
+    def attention_dropout(self) -> float:
+        return self.attn.dropout if self.training else 0.0
 
     def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
         """Those of the projections q, k, v (0, 1, 2), `[B, N, C]` -> `[B, heads, N, C / heads]`."""

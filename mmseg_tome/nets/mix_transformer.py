@@ -2,16 +2,16 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
 
-from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
-from mmseg_tome.merging.strategies.identity import identity_map
-from mmseg_tome.nets.attention import MergedAttention, Slots
+from mmseg_tome.merging import parse_tome_cfg, split_auto
+from mmseg_tome.merging.attention import PassGrid, let_merge
+from mmseg_tome.nets.attention import EfficientAttention
 from mmseg_tome.nets.errors import ImageSizeError
 from mmseg_tome.nets.layers import (
     DropPath,
@@ -64,7 +64,7 @@ class TransformerEncoderLayer(nn.Module):
     """One block: merged attention and MixFFN, each normalised before and with a residual.
 
     Args:
-        attn: Attention over `[B, N, C]`, given the grid, and slot maps to reuse.
+        attn: Attention over `[B, N, C]`, given the grid, as `EfficientAttention`.
         ffn: Feed-forward network over `[B, N, C]`, given the grid.
         norm1: Norm before the attention.
         norm2: Norm before the feed-forward network.
@@ -90,8 +90,8 @@ class TransformerEncoderLayer(nn.Module):
         self.with_cp = with_cp
 
     def forward(
-        self, x: Tensor, hw: Grid, slots: Slots | None = None, update: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Slots]:
+        self, x: Tensor, hw: Grid | PassGrid, update: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Update tokens.
 
         The last residual sum is left to whoever comes next, as it is one pass over the tokens
@@ -99,20 +99,18 @@ class TransformerEncoderLayer(nn.Module):
 
         Args:
             x: Tokens, `[B, H * W, C]`.
-            hw: Their grid.
-            slots: Slot maps of an earlier block to merge by; None lets this block find its own.
+            hw: Their grid; a `PassGrid` where blocks are to share slot maps.
             update: What is still to be added to the tokens, `[B, H * W, C]`.
 
         Returns:
-            Tokens and what is still to be added to them, `[B, H * W, C]` each, and the slot maps
-            that merged them.
+            Tokens and what is still to be added to them, `[B, H * W, C]` each.
         """
         if not (self.with_cp and x.requires_grad):
-            return self._forward(x, hw, slots, update)
+            return self._forward(x, hw, update)
         # Random numbers are drawn here, once: a CUDA graph cannot draw the same ones again.
         dtype = autocast_dtype(x)
         factors = [self.drop_path.draw(x, dtype) for _ in range(2)]
-        args = (x, hw, slots, update, *factors)
+        args = (x, hw, update, *factors)
         again = self.has_dropout
         return cp.checkpoint(self._forward, *args, use_reentrant=False, preserve_rng_state=again)
 
@@ -125,20 +123,19 @@ class TransformerEncoderLayer(nn.Module):
     def _forward(
         self,
         x: Tensor,
-        hw: Grid,
-        slots: Slots | None,
+        hw: Grid | PassGrid,
         update: Tensor | None,
         attn_factors: Tensor | None = None,
         ffn_factors: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Slots]:
+    ) -> tuple[Tensor, Tensor]:
         x, normed = add_and_normalise(self.norm1, x, update)
-        update, slots = self.attn(normed, hw, slots)  # [B, M, C]
+        update, slots = self.attn(normed, hw)  # [B, M, C]
         update, q_slots = self.drop_path(update, attn_factors), slots.q
         proj_drop = self.attn.proj_drop
         if proj_drop.training and proj_drop.p:  # each token drops values of its own
             update, q_slots = proj_drop(q_slots.unmerge(update)), None
         x, normed = add_and_normalise(self.norm2, x, update, q_slots)
-        return x, self.drop_path(self.ffn(normed, hw), ffn_factors), slots
+        return x, self.drop_path(self.ffn(normed, tuple(hw)), ffn_factors)
 
 
 class MixVisionTransformer(nn.Module):
@@ -215,7 +212,6 @@ class MixVisionTransformer(nn.Module):
             if len(values) != num_stages:
                 raise ValueError(f"{name} has {len(values)} entries for {num_stages} stages")
         out_indices = check_out_indices(out_indices, num_stages, "stages")
-        merging = parse_tome_cfg(tome_cfg, num_stages)
 
         self.embed_dims = embed_dims
         self.num_stages = num_stages
@@ -227,16 +223,13 @@ class MixVisionTransformer(nn.Module):
         self.out_indices = out_indices
         self.with_cp = with_cp
         self.down_sample = down_sample
-        self.reuse = [stage.reuse for stage in merging]
-        self.auto = split_auto(tome_cfg)[1]
-        self.merging_stages: list[bool] | None = None
 
         def block_norm(channels: int) -> nn.Module:
             return as_token_norm(norm(channels), feeds_matmul=True)
 
-        def block(i: int, channels: int, drop_path: float, merging: StageMerging) -> nn.Module:
+        def block(i: int, channels: int, drop_path: float) -> nn.Module:
             norm1 = block_norm(channels)
-            attn = MergedAttention(
+            attn = EfficientAttention(
                 channels,
                 num_heads[i],
                 qkv_bias,
@@ -244,9 +237,6 @@ class MixVisionTransformer(nn.Module):
                 drop_rate,
                 sr_ratios[i],
                 block_norm,
-                q_strategy=merging.q,
-                kv_strategy=merging.kv,
-                proportional=merging.proportional,
             )
             norm2 = block_norm(channels)
             ffn = MixFFN(channels, mlp_ratio * channels, activation(), drop_rate)
@@ -259,13 +249,12 @@ class MixVisionTransformer(nn.Module):
             embed = PatchEmbed(
                 in_channels, channels, patch_sizes[i], strides[i], as_token_norm(norm(channels))
             )
-            blocks = [
-                block(i, channels, next(drop_path_rates), merging[i]) for _ in range(num_layers[i])
-            ]
+            blocks = [block(i, channels, next(drop_path_rates)) for _ in range(num_layers[i])]
             stage = [embed, nn.ModuleList(blocks), as_token_norm(norm(channels))]
             self.layers.append(nn.ModuleList(stage))
             in_channels = channels
 
+        self.set_merging(tome_cfg)
         # Depthwise convolutions on channels-last maps are fast only with channels-last weights.
         self.to(memory_format=torch.channels_last)
         self.min_size = self._smallest_image()
@@ -322,15 +311,24 @@ class MixVisionTransformer(nn.Module):
         self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid
     ) -> tuple[Tensor, Tensor | None]:
         """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
-        slots, every = None, self.reuse[i]  # every so many blocks find slot maps of their own
-        update = None
-        if self.merging_stages is not None and not self.merging_stages[i]:
-            sr = self.sr_ratios[i]
-            counts = (hw[0] * hw[1], (hw[0] // sr) * (hw[1] // sr))
-            slots, every = Slots(*(identity_map(count, x.device) for count in counts)), 0
-        for j, block in enumerate(blocks):
-            x, update, slots = block(x, hw, None if every and j % every == 0 else slots, update)
+        merges = self.merging_stages is None or self.merging_stages[i]
+        hw, update = PassGrid(hw, merges=merges), None
+        for block in blocks:
+            x, update = block(x, hw, update)
         return x, update
+
+    def set_merging(self, tome_cfg: str | Sequence | Mapping | None) -> None:
+        """Merge by another `tome_cfg` from now on; what was decided for `-auto` is forgotten.
+
+        Raises:
+            TomeConfigError: `tome_cfg` cannot be read; nothing has changed then.
+        """
+        merging = parse_tome_cfg(tome_cfg, self.num_stages)
+        self.reuse = [stage.reuse for stage in merging]
+        self.auto = split_auto(tome_cfg)[1]
+        self.merging_stages: list[bool] | None = None
+        for i, (attentions, stage) in enumerate(zip(self.attentions(), merging, strict=True)):
+            let_merge(attentions, stage, i)
 
     def attentions(self) -> list[list[nn.Module]]:
         """The attention module of each stage's blocks."""

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
+from mmseg_tome.merging import StageMerging
+from mmseg_tome.merging.attention import TokenMerger
 from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models.mix_transformer import MixVisionTransformer
-from mmseg_tome.nets.attention import MergedAttention, TokenMerger
 from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 
@@ -38,21 +38,8 @@ def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> 
     backbone = merging_backbone(model)
     if backbone is None:
         raise ValueError(f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer")
-    stages = parse_tome_cfg(tome_cfg, backbone.num_stages)
-    backbone.auto = split_auto(tome_cfg)[1]
-    backbone.merging_stages = None
-    backbone.reuse = [stage.reuse for stage in stages]
-    for attentions, stage in zip(backbone.attentions(), stages, strict=True):
-        for attn in attentions:
-            set_attention(attn, stage)
+    backbone.set_merging(tome_cfg)
     forget_graphs(model)
-
-
-def set_attention(attn: MergedAttention, merging: StageMerging) -> None:
-    """Let one block's attention merge as a stage does."""
-    attn.q_merger.strategy = merging.q
-    attn.kv_merger.strategy = merging.kv
-    attn.proportional = merging.proportional
 
 
 def merging_of(backbone: MixVisionTransformer) -> list[StageMerging]:
