@@ -121,7 +121,7 @@ class MergedAttention:
         """`[B, M, C]` in and out."""
         raise NotImplementedError
 
-    def attention_dropout(self) -> float:
+    def weights_dropout(self) -> float:
         """Dropout of attention weights in the mode that the module is in."""
         raise NotImplementedError
 
@@ -148,7 +148,7 @@ class MergedAttention:
             lambda: self.queries(x, hw), lambda: self.keys_values(x, hw), x
         )
         bias = kv_slots.key_bias(k.dtype) if self.proportional else None
-        out = attend(q, k, v, bias, self.attention_dropout())  # [B, heads, M, C / heads]
+        out = attend(q, k, v, bias, self.weights_dropout())  # [B, heads, M, C / heads]
         return self.project_out(out.transpose(1, 2).flatten(2)), Slots(q_slots, kv_slots)
 
     def queries(self, x: Tensor, hw: PassGrid) -> tuple[Tensor, SlotMap]:

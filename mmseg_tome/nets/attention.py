@@ -77,7 +77,7 @@ class EfficientAttention(MergedAttention, nn.Module):
     def project_out(self, x: Tensor) -> Tensor:
         return self.attn.out_proj(x)
 
-    def attention_dropout(self) -> float:
+    def weights_dropout(self) -> float:
         return self.attn.dropout if self.training else 0.0
 
     def _project(self, x: Tensor, first: int, last: int) -> tuple[Tensor, ...]:
