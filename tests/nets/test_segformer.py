@@ -116,6 +116,17 @@ from mmseg_tome import create_model, load_weights
 """
 
 STEPS = {
+    "set merging anew": """
+from mmseg_tome.runtime.merging_switch import set_merging, without_merging
+model = create_model("b0", 4, channels=16).eval()
+images = torch.randn(1, 3, 64, 96)
+with torch.no_grad():
+    plain = model(images)
+    set_merging(model, "fast")
+    assert not torch.equal(model(images), plain)
+    with without_merging(model):
+        assert torch.equal(model(images), plain)
+""",
     "build, save, load and run": """
 model = create_model("b0", 4, tome_cfg="fast", channels=16).eval()
 torch.save(dict(state_dict=model.state_dict(), meta={}), "model.pth")
