@@ -87,6 +87,12 @@ def test_arrows_run_downwards(arrows):
     assert {pair: n for pair, n in pairs.items() if floor[pair[0]] < floor[pair[1]]} == {}
 
 
+@pytest.mark.parametrize("name", ["nets", "huggingface"])
+def test_networks_need_merging_and_operations_alone(arrows, name):
+    used = {room(b) for a, targets in arrows.items() if room(a) == name for b in targets}
+    assert used <= {name, "merging", "ops", "errors"}
+
+
 def test_the_lab_imports_in_one_direction(arrows):
     """`tune` may use `sweep`, both may use `bench`, never the other way."""
     order = ["kernel_checks", "bench", "sweep", "tune", "reproduce"]

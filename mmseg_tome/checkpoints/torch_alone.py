@@ -6,8 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmseg_tome.checkpoints import convert
-from mmseg_tome.checkpoints.errors import ConversionError
+from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.fitting import mismatch
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.errors import CheckpointError, first_line
@@ -44,9 +43,9 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     if problem := mismatch(target, state) or _surplus(target, state):
         linear = checkpoint.head is not None and checkpoint.head.linear
         hint = f", channels={checkpoint.head.channels}, linear=True" if linear else ""
-        size = checkpoint.architecture.variant or "a backbone of another size"
+        variant = checkpoint.architecture.variant or "a backbone of another size"
         raise CheckpointError(
-            f"{path} does not fit the model: {problem}. It is {checkpoint.task} by {size}{hint}"
+            f"{path} does not fit the model: {problem}. It is {checkpoint.task} by {variant}{hint}"
         )
     target.load_state_dict(state, strict=False)  # counters of batch norms may be missing
     _set_eps(model, checkpoint.norm_eps)

@@ -8,7 +8,7 @@ from mmseg_tome.merging import parse_without_auto
 from mmseg_tome.nets.heads import SegformerHead, SegformerHeatmapHead
 from mmseg_tome.nets.mix_transformer import MixVisionTransformer
 
-SIZES = {
+VARIANTS = {
     "b0": (32, (2, 2, 2, 2)),
     "b1": (64, (2, 2, 2, 2)),
     "b2": (64, (3, 4, 6, 3)),
@@ -58,7 +58,7 @@ class SegFormer(nn.Module):
 
 
 def create_model(
-    size: str,
+    variant: str,
     num_classes: int = 19,
     task: str = "segmentation",
     tome_cfg: str | Sequence | Mapping | None = None,
@@ -77,7 +77,7 @@ def create_model(
         logits = model.eval()(images)
 
     Args:
-        size: "b0" to "b5".
+        variant: "b0" to "b5".
         num_classes: Number of classes; for pose, of keypoints.
         task: "segmentation" or "pose".
         tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
@@ -95,18 +95,18 @@ def create_model(
         `decode_head.*` or `head.*`.
 
     Raises:
-        ValueError: An unknown size or task, `linear` for pose, or automatic choice (`-auto`), which
-            is decided by mm's runs.
+        ValueError: An unknown variant or task, `linear` for pose, or automatic choice (`-auto`),
+            which a run of mm decides.
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
     """
-    if size not in SIZES:
-        raise ValueError(f"unknown size {size!r}; allowed: {', '.join(SIZES)}")
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; allowed: {', '.join(VARIANTS)}")
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     if linear and task != "segmentation":
         raise ValueError(f"linear=True is of heads for segmentation, not for {task}")
     parse_without_auto(tome_cfg)
-    embed_dims, num_layers = SIZES[size]
+    embed_dims, num_layers = VARIANTS[variant]
     backbone = MixVisionTransformer(
         in_channels=in_channels,
         embed_dims=embed_dims,

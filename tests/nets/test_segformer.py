@@ -80,7 +80,7 @@ def test_heatmaps_are_float32_under_autocast():
 @pytest.mark.parametrize(
     ("args", "options", "error", "match"),
     [
-        (("b6",), {}, ValueError, "unknown size 'b6'; allowed: b0, b1"),
+        (("b6",), {}, ValueError, "unknown variant 'b6'; allowed: b0, b1"),
         (("b0", 3, "depth"), {}, ValueError, "unknown task 'depth'; allowed: segmentation, pose"),
         (("b0", 3, "pose"), dict(linear=True), ValueError, "not for pose"),
         (("b0",), dict(tome_cfg="quick"), TomeConfigError, "unknown preset 'quick'"),
