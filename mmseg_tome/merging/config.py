@@ -5,6 +5,9 @@ A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict
     dict(q=dict(mode="bsm", ratio=0.8, stride=(4, 4)), kv=None)          # ours
     dict(q_mode="bsm", q_r=0.8, q_sx=4, q_sy=4, kv_mode=None)            # the authors'
 
+Modes are those of `merging.strategies`: bsm, tome, n2d, n1d, local and none; the authors' form
+knows bsm, n2d and n1d.
+
 Either form may add `reuse=k`: only every k-th block of the stage matches, the k - 1 after it merge
 by the same slot maps. The paper matches in every block, which is `reuse=1`, the default.
 

@@ -28,6 +28,10 @@ class SlotMap(NamedTuple):
     order: ops.SegmentOrder | None = None
     largest: int | None = None
 
+    def is_identity(self) -> bool:
+        """Whether every token has a slot of its own; where that is not known, it is not said."""
+        return self.num_slots == self.slot.shape[1]
+
     def merge(self, x: Tensor) -> Tensor:
         """Average the tokens of each slot, `[B, N, C] -> [B, M, C]`.
 
@@ -37,7 +41,7 @@ class SlotMap(NamedTuple):
         tokens = self.slot.shape[1]
         if x.shape[1] != tokens:
             raise ValueError(f"this slot map is of {tokens} tokens, the input has {x.shape[1]}")
-        if self.num_slots == tokens:
+        if self.is_identity():
             return x
         return ops.segment_mean(x, self.slot, self.num_slots, self.order)
 
@@ -47,8 +51,8 @@ class SlotMap(NamedTuple):
         Raises:
             ValueError: `y` does not have one row per slot.
         """
-        identity = self._is_identity(y)
-        return y if identity else ops.gather_segments(y, self.slot, self.order)
+        self._check_rows(y)
+        return y if self.is_identity() else ops.gather_segments(y, self.slot, self.order)
 
     def unmerge_add(self, y: Tensor, residual: Tensor) -> Tensor:
         """`residual + unmerge(y)` in one step, `[B, M, C]` and `[B, N, C]` -> `[B, N, C]`.
@@ -56,7 +60,8 @@ class SlotMap(NamedTuple):
         Raises:
             ValueError: `y` does not have one row per slot.
         """
-        if self._is_identity(y):
+        self._check_rows(y)
+        if self.is_identity():
             return residual + y
         return ops.gather_segments_add(y, self.slot, residual, self.order)
 
@@ -81,7 +86,6 @@ class SlotMap(NamedTuple):
             return None
         return ops.log_sizes(self.slot, self.num_slots, dtype, self.order)
 
-    def _is_identity(self, y: Tensor) -> bool:
+    def _check_rows(self, y: Tensor) -> None:
         if y.shape[1] != self.num_slots:
             raise ValueError(f"this slot map has {self.num_slots} slots, the input {y.shape[1]}")
-        return self.num_slots == self.slot.shape[1]

@@ -46,7 +46,7 @@ class TokenNorm(nn.LayerNorm):
         settings = (self.weight, self.bias, self.eps, dtype)
         if update is None:
             return ops.layer_norm(x, *settings, shift)
-        if slots is None or slots.num_slots == x.shape[1]:
+        if slots is None or slots.is_identity():
             return ops.add_layer_norm(x, update, None, *settings)
         return ops.add_layer_norm(x, update, slots.slot, *settings, slots.order)
 

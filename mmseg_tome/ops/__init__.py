@@ -130,19 +130,17 @@ def attend(
     return operators.attend(q, k, v, bias)
 
 
-def window_similarity(
-    metric: Tensor, window: Tensor, hw: tuple[int, int], stride: tuple[int, int]
-) -> Tensor:
+def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """How alike the tokens of each window are, see `local.window_similarity`; without a gradient.
 
     Raises:
         ValueError: The shapes do not fit.
     """
-    shapes.check_windows_of(metric, window, hw, stride)
+    shapes.check_windows_of(metric, hw, stride)
     metric = metric.detach()
     if use_triton(metric):
         return operators.window_similarity(metric, hw, stride)
-    return local.window_similarity(metric, window, hw, stride)
+    return local.window_similarity(metric, hw, stride)
 
 
 def assign_windows(

@@ -5,12 +5,14 @@ the grid first, for what is alike in an image is mostly side by side. No token i
 of another window, so there is no product of all tokens with many.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tome.ops import segment
 from mmseg_tome.ops.twins import replaceable
 
 
@@ -23,11 +25,17 @@ class Counts(NamedTuple):
     corner: int
 
 
+def window_grid(hw: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of windows, those that the border cuts with them."""
+    # Rounded up by numbers from 0 on: ONNX divides towards 0.
+    return (hw[0] + stride[0] - 1) // stride[0], (hw[1] + stride[1] - 1) // stride[1]
+
+
 def window_counts(hw: tuple[int, int], stride: tuple[int, int]) -> Counts:
     """How many windows of each shape a grid has; one that the border cuts is there, too."""
-    (height, width), (sy, sx) = hw, stride
-    rows, cols = height // sy, width // sx
-    cut_rows, cut_cols = -(-height // sy) - rows, -(-width // sx) - cols  # 1 or 0
+    rows, cols = hw[0] // stride[0], hw[1] // stride[1]
+    all_rows, all_cols = window_grid(hw, stride)
+    cut_rows, cut_cols = all_rows - rows, all_cols - cols  # 1 or 0
     return Counts(rows * cols, rows * cut_cols, cut_rows * cols, cut_rows * cut_cols)
 
 
@@ -44,14 +52,11 @@ def slots_left(counts: Counts, hw: tuple[int, int], stride: tuple[int, int]) -> 
     return hw[0] * hw[1] - sum(count * (size - 1) for count, size in merged)
 
 
-def window_similarity(
-    metric: Tensor, window: Tensor, hw: tuple[int, int], stride: tuple[int, int]
-) -> Tensor:
+def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """How alike the tokens of each window are: the mean of their cosine similarity to their mean.
 
     Args:
         metric: What similarity is measured on, `[B, H * W, C]`.
-        window: Window of each token, in raster order, `[1, H * W]`, int64.
         hw: The grid of the tokens.
         stride: Size `(sy, sx)` of a window in tokens.
 
@@ -60,13 +65,15 @@ def window_similarity(
         does a window whose mean is.
     """
     wide = torch.promote_types(metric.dtype, torch.float32)
-    x = metric.to(wide)
-    unit = _direction(x)
-    num_windows = sum(window_counts(hw, stride))
-    # Both means in one step; that of cosines is the mean direction along the direction of the mean.
-    means = segment.segment_mean(torch.cat([unit, x], dim=2), window, num_windows)
-    of_units, of_tokens = means.chunk(2, dim=2)  # [B, windows, C] each
-    return (of_units * _direction(of_tokens)).sum(dim=2)
+    x = _whole_windows(metric.to(wide), hw, stride)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    unit = x / norm.masked_fill(norm == 0, float("inf"))
+    # The mean of cosines is the mean direction along the direction of the mean, or of the sum. A
+    # token that is not finite makes that of its window NaN, here and in the definition.
+    of_units, of_tokens = _window_sums(unit, stride), _window_sums(x, stride)  # [B, windows, C]
+    length = torch.linalg.vector_norm(of_tokens, dim=-1)
+    along = (of_units * of_tokens).sum(dim=-1) / length
+    return (along / _sizes(hw, stride, x.device)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def assign_windows(
@@ -91,67 +98,82 @@ def assign_windows(
     Returns:
         The slot of each token, `[B, H * W]`, int64.
     """
-    (height, width), (sy, sx) = hw, stride
-    rows, cols = height // sy, width // sx  # of full windows
-    of_rows = similarity.unflatten(1, (-(-height // sy), -(-width // sx)))
-    merges = torch.cat(
-        [
-            torch.cat(
-                [
-                    _among(of_rows[:, :rows, :cols], counts.full),
-                    _among(of_rows[:, :rows, cols:], counts.right),
-                ],
-                dim=2,
-            ),
-            torch.cat(
-                [
-                    _among(of_rows[:, rows:, :cols], counts.bottom),
-                    _among(of_rows[:, rows:, cols:], counts.corner),
-                ],
-                dim=2,
-            ),
-        ],
-        dim=1,
-    ).flatten(1)  # [B, windows], 1 or 0
-    tall, place = _places(hw, stride, similarity.device)
-    slots = torch.where(merges.bool(), torch.ones_like(merges), tall)  # [B, windows]
+    merges = _merging(similarity, counts, hw, stride)  # [B, windows], 1 or 0
+    slots = torch.where(merges.bool(), 1, _sizes(hw, stride, merges.device))  # [B, windows]
     first = slots.cumsum(dim=1) - slots
-    window = window[0]
+    window, place = window[0], _places(hw, stride, merges.device)
     return first.index_select(1, window) + place * (1 - merges.index_select(1, window))
 
 
-def _places(
-    hw: tuple[int, int], stride: tuple[int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Tokens of each window, `[windows]`, and each token's place in its window, `[H * W]`."""
-    (height, width), (sy, sx) = hw, stride
-    row, col = torch.arange(height, device=device), torch.arange(width, device=device)
-    top, left = (
-        torch.arange(0, height, sy, device=device),
-        torch.arange(0, width, sx, device=device),
-    )
-    tall, wide = (height - top).clamp_max(sy), (width - left).clamp_max(sx)
-    size = (tall[:, None] * wide).flatten()
-    place = (row % sy)[:, None] * wide.index_select(0, col // sx) + col % sx
-    return size, place.flatten()
-
-
-def _among(similarity: Tensor, r: int) -> Tensor:
-    """Which of windows `[B, rows, cols]` of one shape are the `r` most alike, 1 or 0, int64."""
-    return most_alike(similarity.flatten(1), r).view(similarity.shape)
+def _merging(
+    similarity: Tensor, counts: Counts, hw: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """Which windows are the most alike of their shape, `[B, windows]`, 1 or 0, int64."""
+    there = window_counts(hw, stride)
+    none = torch.zeros_like(similarity, dtype=torch.int64)
+    # What is not known when a model is traced may be there.
+    kinds = [kind for kind, n in enumerate(there) if not (isinstance(n, int) and n == 0)]
+    if len(kinds) == 1:
+        best = most_alike(similarity, counts[kinds[0]])
+        return none.scatter(1, best, torch.ones_like(best))
+    best = most_alike(similarity, sum(there))  # [B, windows], all of them
+    kind_of_best = _kinds(hw, stride, similarity.device)[best]
+    merges = none
+    for kind in kinds:
+        of_kind = kind_of_best == kind
+        merges = merges + (of_kind & (of_kind.cumsum(dim=1) <= counts[kind]))
+    return none.scatter(1, best, merges)
 
 
 @replaceable
 def most_alike(similarity: Tensor, r: int) -> Tensor:
-    """Which are the `r` largest similarities of each row, `[B, W]`, 1 or 0, int64."""
+    """Positions of the `r` largest similarities of each row, the largest first, `[B, r]`, int64."""
     infinite = float("inf")
     ranked = similarity.nan_to_num(nan=-infinite, posinf=infinite, neginf=-infinite)
     # A stable sort, so that ties keep the lower index on every device.
-    order = ranked.argsort(dim=1, descending=True, stable=True)
-    return torch.zeros_like(order).scatter(1, order[:, :r], 1)
+    return ranked.argsort(dim=1, descending=True, stable=True)[:, :r]
 
 
-def _direction(x: Tensor) -> Tensor:
-    """`x` over its norm in the last dimension; 0 where there is no direction."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return (x / norm).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+def _whole_windows(x: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """The grid of tokens `[B, H * W, C]`, with zeros where the border cuts windows."""
+    rows, cols = window_grid(hw, stride)
+    below, beside = rows * stride[0] - hw[0], cols * stride[1] - hw[1]
+    x = x.unflatten(1, hw)
+    if isinstance(below, int) and isinstance(beside, int) and not (below or beside):
+        return x
+    return F.pad(x, (0, 0, 0, beside, 0, below))
+
+
+def _window_sums(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """The sum of each window of a grid, `[B, rows * sy, cols * sx, C] -> [B, windows, C]`."""
+    # Sums of slices: a pooling takes several times as long, and a size that is a symbol, as when a
+    # model is traced, cannot be shown to divide into windows. Rows first: they leave less.
+    x = functools.reduce(operator.add, (x[:, i :: stride[0]] for i in range(stride[0])))
+    x = functools.reduce(operator.add, (x[:, :, i :: stride[1]] for i in range(stride[1])))
+    return x.flatten(1, 2)
+
+
+def _extents(size: int, step: int, device: torch.device) -> Tensor:
+    """How many tokens each window has along a side of `size`, of which the last may be cut."""
+    first = torch.arange((size + step - 1) // step, device=device) * step
+    return (size - first).clamp_max(step)
+
+
+def _sizes(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> Tensor:
+    """How many tokens each window has, `[windows]`, int64."""
+    tall, wide = (_extents(*each, device) for each in zip(hw, stride, strict=True))
+    return (tall[:, None] * wide).flatten()
+
+
+def _kinds(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> Tensor:
+    """Which of `Counts` each window is among, `[windows]`, int64."""
+    tall, wide = (_extents(*each, device) for each in zip(hw, stride, strict=True))
+    return ((tall < stride[0]).long()[:, None] * 2 + (wide < stride[1]).long()).flatten()
+
+
+def _places(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> Tensor:
+    """Each token's place in its window, `[H * W]`, int64."""
+    (height, width), (sy, sx) = hw, stride
+    row, col = torch.arange(height, device=device), torch.arange(width, device=device)
+    wide = _extents(width, sx, device).index_select(0, col // sx)
+    return ((row % sy)[:, None] * wide + col % sx).flatten()

@@ -46,9 +46,7 @@ def assign(
 @onnx_twin_of(local.most_alike)
 def most_alike(similarity: Tensor, r: int) -> Tensor:
     """`ops.local.most_alike` for numbers. TopK keeps the lower of equal positions."""
-    best = similarity.topk(r, dim=1).indices
-    none = torch.zeros_like(similarity, dtype=torch.int64)
-    return none.scatter(1, best, torch.ones_like(best))
+    return similarity.topk(r, dim=1).indices
 
 
 @onnx_twin_of(segment.segment_mean)

@@ -35,7 +35,7 @@ WARM_UP = 2
 MARGIN = 0.98
 """Merging is taken if it needs less than this part of the time without: timings scatter."""
 
-CANDIDATES = ("none", "n2d", "hq", "fast")
+CANDIDATES = ("none", "quality", "speed", "n2d", "hq", "fast")
 """What `advise` compares with: presets, and no merging."""
 
 Result = TypeVar("Result")

@@ -11,6 +11,10 @@ from mmseg_tome.export.runtime import open_exported
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES = [(128, 128), (129, 250), (300, 131), (256, 384)]
+LOCAL = [
+    dict(q=dict(mode="local", ratio=0.4), kv=dict(mode="local", ratio=0.6), proportional=True),
+    dict(q=dict(mode="local", ratio=0.9, stride=(2, 3)), kv=dict(mode="local", ratio=0.3)),
+]
 
 
 @pytest.mark.parametrize(
@@ -21,6 +25,8 @@ SIZES = [(128, 128), (129, 250), (300, 131), (256, 384)]
         ("n2d", ".onnx", False),
         (None, ".onnx", False),
         ("hq", ".pt2", True),
+        (LOCAL, ".onnx", True),
+        (LOCAL, ".pt2", True),
     ],
 )
 def test_one_file_is_right_at_every_size(tiny, described, tmp_path, tome_cfg, ending, batch):

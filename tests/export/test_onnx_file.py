@@ -14,6 +14,14 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+TOME_CFGS = {
+    "local": [
+        dict(kv=dict(mode="local", ratio=0.5)),
+        dict(q=dict(mode="local", ratio=0.6, stride=(2, 3)), kv=dict(mode="local", ratio=0.3)),
+    ]
+}
+"""What is no preset, by names: what is written is kept by its arguments."""
+
 
 @pytest.fixture(scope="module")
 def written(tiny, described, tmp_path_factory):
@@ -23,7 +31,7 @@ def written(tiny, described, tmp_path_factory):
     def write(
         task="segmentation", tome_cfg="hq", size=(64, 96), half=False, opset=20, **options
     ) -> tuple:
-        cfg, network = tiny(task, tome_cfg, half)
+        cfg, network = tiny(task, TOME_CFGS.get(tome_cfg, tome_cfg), half)
         dynamic = options.get("dynamic_batch", False)
         metadata = described(cfg, network, size, dynamic_batch=dynamic)
         path = tmp_path_factory.mktemp("written") / "model.onnx"
@@ -45,6 +53,8 @@ def torchs(network, images) -> np.ndarray:
         ("segmentation", "hq", True),
         ("segmentation", "fast", False),
         ("segmentation", "n2d", True),
+        ("segmentation", "local", True),
+        ("pose", "local", False),
         ("pose", None, False),
         ("pose", "hq", False),
         ("pose", "fast", False),

@@ -21,8 +21,7 @@ def members(hw, stride):
 @pytest.mark.parametrize(("hw", "stride"), CASES)
 def test_similarity_is_the_mean_cosine_to_the_mean(hw, stride, dtype):
     metric = torch.randn(2, hw[0] * hw[1], 6).to(dtype)
-    windows = window_map(hw, stride, metric.device)
-    found = ops.window_similarity(metric, windows.slot, hw, stride)
+    found = ops.window_similarity(metric, hw, stride)
     assert found.dtype == torch.promote_types(dtype, torch.float32)
     for b, sample in enumerate(metric.double()):
         for w, tokens in enumerate(members(hw, stride)):
@@ -37,8 +36,7 @@ def test_what_has_no_direction_is_like_nothing():
     metric[0, [2, 3, 6, 7]] = 0.0  # all of the second window's
     metric[0, 8] = torch.inf
     metric[0, 10] = torch.nan
-    windows = window_map((4, 4), (2, 2), metric.device)
-    found = ops.window_similarity(metric, windows.slot, (4, 4), (2, 2))
+    found = ops.window_similarity(metric, (4, 4), (2, 2))
     torch.testing.assert_close(found, torch.tensor([[0.75, 0.0, 0.0, 0.0]]))
 
 

@@ -316,7 +316,8 @@ def test_advice_times_other_presets_only_where_merging_does_not_pay(tiny, clock)
     clock.update({hq[0]: 3.0, n2d[0]: 0.25})
     advice = advise(model, image)
     assert advice.name == "hq"
-    assert advice.seconds == dict(hq=14.5, none=9.0, n2d=2.25, fast=4.5)
+    others = dict(quality=3.75, speed=4.5, n2d=2.25, fast=4.5)
+    assert advice.seconds == dict(hq=14.5, none=9.0, **others)
     assert advice.warning.endswith("tome_cfg=n2d")
     assert "on cpu" in advice.warning
     assert merging_of(model) == hq

@@ -47,31 +47,63 @@ class LocalMerging(MergingStrategy):
     @torch.no_grad()
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
         stride = tuple(self.stride)
-        counts = self._merging(hw)
         windows = window_map(hw, stride, metric.device)
-        if counts == ops.window_counts(hw, stride):
-            return windows
-        if not any(counts):
+        if self.ratio == 0 or stride == (1, 1):  # there is no window that could merge
             return identity_map(hw[0] * hw[1], metric.device)
-        similarity = ops.window_similarity(metric, windows.slot, hw, stride)  # [B, windows]
-        slot, order = ops.assign_windows(
-            similarity, windows.slot, windows.order, counts, hw, stride
-        )
-        return SlotMap(slot, self.num_slots(hw), order, windows.largest)
+        # Counts of a size that is a symbol, as when a model is traced, are not compared, for to
+        # compare is to restrict them: they are numbers that the traced graph computes.
+        known = all(isinstance(size, int) for size in hw)
+        numbers = hw if known else tuple(torch.full((), size, dtype=torch.int64) for size in hw)
+        counts = self._merging(numbers)
+        if known and not any(counts):
+            return identity_map(hw[0] * hw[1], metric.device)
+        if known and counts == ops.window_counts(hw, stride):
+            return windows
+        similarity = ops.window_similarity(metric, hw, stride)  # [B, windows]
+        order = windows.order if known else None  # kernels take no tensors for counts
+        slot, order = ops.assign_windows(similarity, windows.slot, order, counts, hw, stride)
+        num_slots = ops.slots_left(counts, numbers, stride)
+        if known:
+            return SlotMap(slot, num_slots, order, windows.largest)
+        return _AnySizeMap(slot, _symbol(num_slots))
 
     def num_slots(self, hw: tuple[int, int]) -> int:
         return ops.slots_left(self._merging(hw), hw, tuple(self.stride))
 
     def _merging(self, hw: tuple[int, int]) -> ops.Counts:
-        """How many windows of each shape merge."""
+        """How many windows of each shape merge; of a grid in tensors, tensors."""
         there = ops.window_counts(hw, self.stride)
         size = ops.window_sizes(hw, self.stride)
         tokens = hw[0] * hw[1]
         most = tokens - sum(there)
-        removed = min(part_of(tokens, self.ratio), most)
-        if not removed:
-            return ops.Counts(0, 0, 0, 0)
+        removed = _least(part_of(tokens, self.ratio), most)
         # Of those that the border cuts the same share, of full ones what then is left to remove.
-        cut = [count * removed // most for count in there[1:]]
+        # Where no window has a second token nothing is removed, of no matter how many.
+        cut = [count * removed // (most + (most == 0)) for count in there[1:]]
         left = removed - sum(count * (n - 1) for count, n in zip(cut, size[1:], strict=True))
-        return ops.Counts(min(left // max(size.full - 1, 1), there.full), *cut)
+        return ops.Counts(_least(left // max(size.full - 1, 1), there.full), *cut)
+
+
+def _least(one: int | Tensor, other: int | Tensor) -> int | Tensor:
+    return torch.minimum(one, other) if isinstance(one, Tensor) else min(one, other)
+
+
+class _AnySizeMap(SlotMap):
+    """A map of which no tracer knows whether it is the identity: it works as any other does."""
+
+    def is_identity(self) -> bool:
+        return False
+
+    def key_bias(self, dtype: torch.dtype) -> Tensor:
+        return ops.log_sizes(self.slot, self.num_slots, dtype)
+
+
+def _symbol(number: Tensor) -> int:
+    """A tensor's number as a symbol of which a tracer knows that it is above 1, but no formula.
+
+    A formula of the size would be compared again for every shape that follows: that takes hours.
+    There is more than one window, and slot: `window_map` restricts a grid to be larger than one.
+    """
+    symbol = number.item()
+    torch._check(symbol > 1)
+    return symbol
