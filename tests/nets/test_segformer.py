@@ -54,6 +54,23 @@ def test_the_same_seed_gives_the_model_of_a_config(repo, package, config, args):
     torch.testing.assert_close(ours(images), theirs(images, None, mode="tensor"), rtol=0, atol=0)
 
 
+@pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+@torch.no_grad()
+def test_a_linear_head_is_the_registered_one():
+    from mmseg_tome.models import SegformerLinearHead
+    from mmseg_tome.nets import SegformerHead
+
+    levels = [8, 16, 40, 64]
+    theirs = SegformerLinearHead(
+        in_channels=levels, in_index=[0, 1, 2, 3], channels=16, num_classes=7,
+        norm_cfg=dict(type="BN"),
+    ).eval()  # fmt: skip
+    ours = SegformerHead(levels, 7, channels=16, linear=True).eval()
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    maps = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate(levels)]
+    assert torch.equal(ours(maps), theirs(maps))
+
+
 def test_models_train():
     torch.manual_seed(0)
     model = create_model("b0", num_classes=3, tome_cfg="hq", channels=16)
