@@ -1,3 +1,27 @@
-"""SegFormer++ token merging for MMSegmentation and MMPose (arXiv 2405.14467)."""
+"""SegFormer++ token merging for MMSegmentation and MMPose (arXiv 2405.14467).
+
+model = mmseg_tome.create_model("b5", num_classes=19, tome_cfg="fast")  # torch alone
+mmseg_tome.load_weights(model, "segformer_b5.pth")
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+_LAZY = {
+    "create_model": "mmseg_tome.nets.segformer",
+    "load_weights": "mmseg_tome.checkpoints.torch_alone",
+}
+"""What is imported on first use, so that `import mmseg_tome` needs no torch."""
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -12,7 +12,7 @@ FLOORS = (
     {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
     {"ops"},
     {"merging"},
-    {"huggingface"},
+    {"nets", "huggingface"},
     {"models"},
     {"runtime"},
     {"checkpoints"},
@@ -85,6 +85,12 @@ def test_arrows_run_downwards(arrows):
     floor = {name: number for number, rooms in enumerate(FLOORS) for name in rooms}
     pairs = Counter((room(a), room(b)) for a, targets in arrows.items() for b in targets)
     assert {pair: n for pair, n in pairs.items() if floor[pair[0]] < floor[pair[1]]} == {}
+
+
+@pytest.mark.parametrize("name", ["nets", "huggingface"])
+def test_networks_need_merging_and_operations_alone(arrows, name):
+    used = {room(b) for a, targets in arrows.items() if room(a) == name for b in targets}
+    assert used <= {name, "merging", "ops", "errors"}
 
 
 def test_the_lab_imports_in_one_direction(arrows):

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mmseg_tome.checkpoints.errors import ConversionError, some
+from mmseg_tome.nets.segformer import VARIANTS
 
 BACKBONE, DECODE_HEAD, POSE_HEAD = "backbone.", "decode_head.", "head."
 COUNTERS = "num_batches_tracked"
 """Steps a batch norm has seen: saved or not, outputs do not depend on it."""
-
-# Xie et al., NeurIPS 2021, table 6: channels of the first stage, blocks of each stage.
-VARIANTS = {
-    "b0": (32, (2, 2, 2, 2)),
-    "b1": (64, (2, 2, 2, 2)),
-    "b2": (64, (3, 4, 6, 3)),
-    "b3": (64, (3, 4, 18, 3)),
-    "b4": (64, (3, 8, 27, 3)),
-    "b5": (64, (3, 6, 40, 3)),
-}
 
 
 @dataclass(frozen=True)

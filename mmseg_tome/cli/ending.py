@@ -92,7 +92,7 @@ def explain(error: BaseException) -> str | None:
         return None
     from mmseg_tome.engine.dataset_guard import explain_empty
     from mmseg_tome.merging import TomeConfigError
-    from mmseg_tome.models.errors import ModelInputError
+    from mmseg_tome.nets.errors import ModelInputError
 
     if isinstance(error, (TomeConfigError, ModelInputError)):
         return _one_line(error)

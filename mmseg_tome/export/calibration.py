@@ -10,7 +10,7 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.export.reader import read_exported
 from mmseg_tome.export.runtime import Exported
 from mmseg_tome.inference.inputs import Reader, Source, UnreadableError
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.nets.errors import ModelInputError
 
 
 def network_inputs(path: Path, pictures: Sequence[Path]) -> list[np.ndarray]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mmseg_tome.merging import SlotMap, grid_cache
 from mmseg_tome.merging.strategies import neighbour
-from mmseg_tome.models import fusion, layers
-from mmseg_tome.models.layers import Grid
+from mmseg_tome.nets import fusion, layers
+from mmseg_tome.nets.layers import Grid
 from mmseg_tome.ops import assignment, attention, backend, local, matching, onnx, segment
 from mmseg_tome.ops.twins import replaced
 

@@ -4,6 +4,7 @@ Versions differ in what the layers are called: one mixin each. The layers are ca
 that adapters, quantised layers and hooks in their place work.
 """
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -12,31 +13,15 @@ from torch import Tensor, nn
 
 from mmseg_tome import ops
 from mmseg_tome.huggingface.mixing import Mixin
-from mmseg_tome.merging import MergingStrategy, SlotMap
-
-
-class BlockMerging(NamedTuple):
-    """How one block merges.
-
-    Attributes:
-        q: Strategy of the queries.
-        kv: Strategy of the keys and values.
-        proportional: Whether a merged key counts for as many keys as it stands for.
-        group: Blocks of the same group share their slot maps; None for one that shares none.
-    """
-
-    q: MergingStrategy
-    kv: MergingStrategy
-    proportional: bool = False
-    group: tuple[int, int] | None = None
+from mmseg_tome.merging import SlotMap
+from mmseg_tome.merging.attention import MergedAttention, PassGrid
 
 
 class Pass:
     """What the blocks share in one forward pass: the slot maps of each group.
 
     It goes in the place of `output_attentions`, the one argument that every version hands down to
-    each attention, and is true or false as that was. Nothing has to be kept in modules then, where
-    threads, replicas, and passes that are recomputed for their gradient would take one another's.
+    each attention, and is true or false as that was. Each attention makes its `PassGrid` of it.
 
     Args:
         output_attentions: Whether attention weights are wanted; None leaves it to the config.
@@ -44,7 +29,7 @@ class Pass:
 
     def __init__(self, output_attentions: bool | None):
         self.output_attentions = output_attentions
-        self.slots: dict[tuple[int, int], tuple[SlotMap, SlotMap]] = {}
+        self.slots: dict[Hashable, SlotMap] = {}
 
     def __bool__(self) -> bool:
         return bool(self.output_attentions)
@@ -83,17 +68,14 @@ class Layers(NamedTuple):
     out_drop: nn.Module | None
 
 
-class MergedAttention(Mixin):
-    """Attention over merged queries and merged, spatially reduced keys and values.
+class SegformerAttention(MergedAttention, Mixin):
+    """`MergedAttention` mixed into the class of this name in `transformers`.
 
-    The same function as `mmseg_tome.MixVisionTransformer`'s attention. A module that it is mixed
-    into needs `merging: BlockMerging`.
+    The same function as `mmseg_tome.MixVisionTransformer`'s attention.
     """
 
     NEEDS: tuple[str, ...]
     """Attributes by which a module is known to be of this layout."""
-
-    merging: BlockMerging
 
     def layers(self) -> Layers:
         """The module's layers."""
@@ -127,39 +109,49 @@ class MergedAttention(Mixin):
         """
         if attention_mask is not None:
             raise ValueError("merged attention takes no attention_mask; see remove_merging")
-        layers, hw = self.layers(), (height, width)
-        reduced, reduced_hw = reduce(layers, hidden_states, hw)
-        q_slots, kv_slots = self._slots(hidden_states, hw, reduced, reduced_hw, output_attentions)
-        merged = kv_slots.merge(reduced)
-        q = _split_heads(layers.query(q_slots.merge(hidden_states)), layers.heads)
-        k, v = (_split_heads(f(merged), layers.heads) for f in (layers.key, layers.value))
-        bias = kv_slots.key_bias(k.dtype) if self.merging.proportional else None
-        if self._wants_weights(output_attentions):
-            out, weights = attend_unfused(q, k, v, bias, layers.drop)
-            weights = unmerge_weights(weights, q_slots, kv_slots)
-        else:
-            out = ops.attend(q, k, v, bias, layers.drop)
-            weights = None
-        out = q_slots.unmerge(layers.out(out.transpose(1, 2).flatten(2)))
-        return out if layers.out_drop is None else layers.out_drop(out), weights
+        shared = output_attentions.slots if isinstance(output_attentions, Pass) else None
+        weights = None
 
-    def _slots(
-        self,
-        x: Tensor,
-        hw: tuple[int, int],
-        reduced: Tensor,
-        reduced_hw: tuple[int, int],
-        this_pass: bool | Pass | None,
-    ) -> tuple[SlotMap, SlotMap]:
-        """Slot maps of the queries and of the keys and values: the group's, or this block's own."""
-        shared = this_pass.slots if isinstance(this_pass, Pass) else {}
-        group = self.merging.group
-        if group in shared:
-            return shared[group]
-        slots = self.merging.q(x, hw), self.merging.kv(reduced, reduced_hw)
-        if group is not None:
-            shared[group] = slots
-        return slots
+        def attend_and_keep(*args) -> Tensor:
+            nonlocal weights
+            out, weights = attend_unfused(*args)
+            return out
+
+        wanted = self._wants_weights(output_attentions)
+        out, slots = self.merge_and_attend(
+            hidden_states,
+            PassGrid((height, width), shared),
+            attend_and_keep if wanted else ops.attend,
+        )
+        if wanted:
+            weights = unmerge_weights(weights, slots.q, slots.kv)
+        out, out_drop = slots.q.unmerge(out), self.layers().out_drop
+        return out if out_drop is None else out_drop(out), weights
+
+    def reduce(self, x: Tensor, hw: PassGrid) -> tuple[Tensor, PassGrid]:
+        layers = self.layers()
+        if layers.reduction is None:
+            return x, hw
+        # [B, C, H, W], channels-last: no copy
+        feature_map = layers.reduction(x.unflatten(1, tuple(hw)).permute(0, 3, 1, 2))
+        tokens = feature_map.flatten(2).transpose(1, 2)  # [B, L, C]
+        return layers.norm(tokens), hw.resized(feature_map.shape[2:])
+
+    def project_queries(self, x: Tensor) -> Tensor:
+        layers = self.layers()
+        return _split_heads(layers.query(x), layers.heads)
+
+    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        layers = self.layers()
+        return tuple(
+            _split_heads(project(x), layers.heads) for project in (layers.key, layers.value)
+        )
+
+    def project_out(self, x: Tensor) -> Tensor:
+        return self.layers().out(x)
+
+    def weights_dropout(self) -> float:
+        return self.layers().drop
 
     def _wants_weights(self, output_attentions: bool | Pass | None) -> bool:
         if isinstance(output_attentions, Pass):
@@ -168,12 +160,8 @@ class MergedAttention(Mixin):
             output_attentions = getattr(getattr(self, "config", None), "output_attentions", False)
         return bool(output_attentions)
 
-    def extra_repr(self) -> str:
-        proportional = ", proportional" if self.merging.proportional else ""
-        return f"q={self.merging.q}, kv={self.merging.kv}{proportional}"
 
-
-class FlatAttention(MergedAttention):
+class FlatAttention(SegformerAttention):
     """For `SegformerAttention` of current versions, which holds all layers itself."""
 
     NEEDS = (
@@ -201,7 +189,7 @@ class FlatAttention(MergedAttention):
         )
 
 
-class NestedAttention(MergedAttention):
+class NestedAttention(SegformerAttention):
     """For `SegformerAttention` of earlier versions, up to 5.8 at least, which holds two modules."""
 
     NEEDS = (
@@ -229,16 +217,6 @@ class NestedAttention(MergedAttention):
             inner.dropout.p if inner.dropout.training else 0.0,
             self.output.dropout,
         )
-
-
-def reduce(layers: Layers, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Spatially reduce tokens, `[B, H * W, C] -> [B, L, C]`, with their new grid."""
-    if layers.reduction is None:
-        return x, hw
-    feature_map = x.unflatten(1, hw).permute(0, 3, 1, 2)  # [B, C, H, W], channels-last: no copy
-    feature_map = layers.reduction(feature_map)
-    tokens = feature_map.flatten(2).transpose(1, 2)
-    return layers.norm(tokens), (feature_map.shape[2], feature_map.shape[3])
 
 
 def attend_unfused(

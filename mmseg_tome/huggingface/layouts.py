@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mmseg_tome.huggingface.attention import FlatAttention, MergedAttention, NestedAttention
+from mmseg_tome.huggingface.attention import FlatAttention, NestedAttention, SegformerAttention
 
 ENCODER = "SegformerModel"
 MODELS = f"{ENCODER}, SegformerForSemanticSegmentation or SegformerForImageClassification"
@@ -32,7 +32,7 @@ def find_encoders(model: nn.Module) -> list[list[Stage]]:
         TypeError: There is none, or it is built in a way that is not known here.
     """
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    encoders = [m for m in modules if any(c.__name__ == ENCODER for c in type(m).__mro__)]
+    encoders = [module for module in modules if _is_encoder(module)]
     if not encoders:
         raise TypeError(
             f"merging can be applied to a {MODELS} of transformers, or to a module that holds one; "
@@ -41,7 +41,16 @@ def find_encoders(model: nn.Module) -> list[list[Stage]]:
     return [_stages(encoder) for encoder in encoders]
 
 
-def layout_of(attention: nn.Module) -> type[MergedAttention]:
+def has_encoder(model: nn.Module) -> bool:
+    """Whether a model has a SegFormer encoder of `transformers` in it."""
+    return any(map(_is_encoder, model.modules()))
+
+
+def _is_encoder(module: nn.Module) -> bool:
+    return any(cls.__name__ == ENCODER for cls in type(module).__mro__)
+
+
+def layout_of(attention: nn.Module) -> type[SegformerAttention]:
     """The mixin that fits an attention module.
 
     Raises:

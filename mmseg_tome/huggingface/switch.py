@@ -5,10 +5,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from mmseg_tome.huggingface.attention import BlockMerging, OpensPass
+from mmseg_tome.huggingface.attention import OpensPass
 from mmseg_tome.huggingface.layouts import Stage, find_encoders, layout_of
 from mmseg_tome.huggingface.mixing import Mixin, check_untouched, mix_in, take_out
 from mmseg_tome.merging import StageMerging, parse_without_auto
+from mmseg_tome.merging.attention import let_merge
 
 Model = TypeVar("Model")
 
@@ -35,14 +36,16 @@ def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Mo
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read, or does not fit the model.
     """
     encoders = find_encoders(_module_of(model))
-    plan = [change for encoder in encoders for change in _plan(encoder, tome_cfg)]
-    for module, _, _ in plan:
+    plans = [_plan(encoder, tome_cfg) for encoder in encoders]
+    changes = {module: mixin for mixins, _ in plans for module, mixin in mixins.items()}
+    for module in changes:
         check_untouched(module)
     remove_merging(model)
-    for module, mixin, merging in plan:
+    for module, mixin in changes.items():
         mix_in(module, mixin)
-        if merging is not None:
-            module.merging = merging
+    for encoder, (_, settings) in zip(encoders, plans, strict=True):
+        for i, (stage, merging) in enumerate(zip(encoder, settings, strict=True)):
+            let_merge(stage.attentions, merging, i)
     return model
 
 
@@ -68,7 +71,8 @@ def remove_merging(model: Model) -> Model:
         check_untouched(module)
     for module in merged:
         take_out(module)
-        vars(module).pop("merging", None)
+        if hasattr(module, "q_merger"):
+            del module.q_merger, module.kv_merger, module.proportional
     return model
 
 
@@ -78,26 +82,15 @@ def _module_of(model: object) -> object:
     return inner if isinstance(inner, nn.Module) and not isinstance(model, nn.Module) else model
 
 
-Change = tuple[nn.Module, type[Mixin], BlockMerging | None]
-"""A module, what to mix into it, and how it is to merge."""
-
-
-def _plan(stages: list[Stage], tome_cfg: str | Mapping | Sequence | None) -> list[Change]:
-    """All changes to one encoder."""
+def _plan(
+    stages: list[Stage], tome_cfg: str | Mapping | Sequence | None
+) -> tuple[dict[nn.Module, type[Mixin]], list[StageMerging]]:
+    """What to mix into which modules of one encoder, and how its stages merge."""
     settings = parse_without_auto(tome_cfg, num_stages=len(stages))
-    both = list(zip(stages, settings, strict=True))
-    changes = [
-        change for i, (stage, merging) in enumerate(both) for change in _blocks(i, stage, merging)
-    ]
-    runners = {id(stage.runner): stage.runner for stage, merging in both if merging.reuse > 1}
-    return changes + [(runner, OpensPass, None) for runner in runners.values()]
-
-
-def _blocks(i: int, stage: Stage, merging: StageMerging) -> list[Change]:
-    """The changes to the attention of each block of stage `i`."""
-    changes: list[Change] = []
-    for j, attention in enumerate(stage.attentions):
-        group = (i, j // merging.reuse) if merging.reuse > 1 else None
-        block = BlockMerging(merging.q, merging.kv, merging.proportional, group)
-        changes.append((attention, layout_of(attention), block))
-    return changes
+    mixins: dict[nn.Module, type[Mixin]] = {
+        attention: layout_of(attention) for stage in stages for attention in stage.attentions
+    }
+    for stage, merging in zip(stages, settings, strict=True):
+        if merging.reuse > 1:
+            mixins[stage.runner] = OpensPass
+    return mixins, settings

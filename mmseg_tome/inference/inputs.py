@@ -16,7 +16,7 @@ from mmseg_tome.config import is_pose
 from mmseg_tome.config_datasets import find_test_pipeline
 from mmseg_tome.errors import UserError
 from mmseg_tome.inference.pictures import to_picture
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.nets.errors import ModelInputError
 
 # fmt: off
 IMAGES = frozenset({

@@ -1,147 +1,29 @@
-"""Merge-aware MixVisionTransformer, the backbone of SegFormer and SegFormer++."""
+"""The backbone `mmseg_tome.nets.MixVisionTransformer` under mm's arguments and initialisation."""
 
-import functools
-import math
+import copy
 import warnings
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-import torch.utils.checkpoint as cp
-from mmcv.cnn import build_activation_layer
+from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import constant_init, normal_init, trunc_normal_init
-from torch import Tensor, nn
 
-from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
-from mmseg_tome.merging.strategies.identity import identity_map
-from mmseg_tome.models.attention import MergedAttention, Slots
-from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.models.errors import ImageSizeError
-from mmseg_tome.models.layers import DropPath, Grid, MixFFN, tokens_to_map
-from mmseg_tome.models.norms import add_and_normalise, build_token_norm
-from mmseg_tome.models.out_indices import check_out_indices
-from mmseg_tome.models.patch_embed import PatchEmbed
+from mmseg_tome import nets
 from mmseg_tome.registry import MODELS
 
 
-class TransformerEncoderLayer(nn.Module):
-    """One block: merged attention and MixFFN, each normalised before and with a residual.
-
-    Args:
-        attn: Attention over `[B, N, C]`, given the grid, and slot maps to reuse.
-        ffn: Feed-forward network over `[B, N, C]`, given the grid.
-        norm1: Norm before the attention.
-        norm2: Norm before the feed-forward network.
-        drop_path_rate: Probability that a sample skips a branch in training.
-        with_cp: Recompute the block in the backward pass to save memory.
-    """
-
-    def __init__(
-        self,
-        attn: nn.Module,
-        ffn: nn.Module,
-        norm1: nn.Module,
-        norm2: nn.Module,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-    ):
-        super().__init__()
-        self.norm1 = norm1
-        self.attn = attn
-        self.norm2 = norm2
-        self.ffn = ffn
-        self.drop_path = DropPath(drop_path_rate)
-        self.with_cp = with_cp
-
-    def forward(
-        self, x: Tensor, hw: Grid, slots: Slots | None = None, update: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Slots]:
-        """Update tokens.
-
-        The last residual sum is left to whoever comes next, as it is one pass over the tokens
-        together with the norm that follows.
-
-        Args:
-            x: Tokens, `[B, H * W, C]`.
-            hw: Their grid.
-            slots: Slot maps of an earlier block to merge by; None lets this block find its own.
-            update: What is still to be added to the tokens, `[B, H * W, C]`.
-
-        Returns:
-            Tokens and what is still to be added to them, `[B, H * W, C]` each, and the slot maps
-            that merged them.
-        """
-        if not (self.with_cp and x.requires_grad):
-            return self._forward(x, hw, slots, update)
-        # Random numbers are drawn here, once: a CUDA graph cannot draw the same ones again.
-        dtype = autocast_dtype(x)
-        factors = [self.drop_path.draw(x, dtype) for _ in range(2)]
-        args = (x, hw, slots, update, *factors)
-        again = self.has_dropout
-        return cp.checkpoint(self._forward, *args, use_reentrant=False, preserve_rng_state=again)
-
-    @property
-    def has_dropout(self) -> bool:
-        """Whether more is random in training than which samples skip a branch."""
-        rates = (m.p for m in self.modules() if isinstance(m, nn.Dropout))
-        return bool(self.attn.attn.dropout or any(rates))
-
-    def _forward(
-        self,
-        x: Tensor,
-        hw: Grid,
-        slots: Slots | None,
-        update: Tensor | None,
-        attn_factors: Tensor | None = None,
-        ffn_factors: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Slots]:
-        x, normed = add_and_normalise(self.norm1, x, update)
-        update, slots = self.attn(normed, hw, slots)  # [B, M, C]
-        update, q_slots = self.drop_path(update, attn_factors), slots.q
-        proj_drop = self.attn.proj_drop
-        if proj_drop.training and proj_drop.p:  # each token drops values of its own
-            update, q_slots = proj_drop(q_slots.unmerge(update)), None
-        x, normed = add_and_normalise(self.norm2, x, update, q_slots)
-        return x, self.drop_path(self.ffn(normed, hw), ffn_factors), slots
-
-
 @MODELS.register_module()
-class MixVisionTransformer(BaseModule):
-    """SegFormer's backbone (arXiv 2105.15203) with token merging (arXiv 2405.14467).
+class MixVisionTransformer(nets.MixVisionTransformer, BaseModule):
+    """A drop-in for mmseg's backbone of this name, with token merging.
 
-    A drop-in for the stock `mmseg` backbone: the same arguments, state-dict keys and
-    initialisation, and without merging the same outputs to rounding. Attention is fused
-    (`scaled_dot_product_attention`) and all feature maps, the outputs included, are channels-last.
+    Same arguments, state-dict keys and initialisation, and without merging the same outputs to
+    rounding. What it does says `mmseg_tome.nets.MixVisionTransformer`.
 
     Args:
-        in_channels: Channels of the image.
-        embed_dims: Channels per attention head; stage i has `embed_dims * num_heads[i]`.
-        num_stages: Number of stages.
-        num_layers: Blocks of each stage.
-        num_heads: Attention heads of each stage.
-        patch_sizes: Kernel size of each stage's patch embedding.
-        strides: Stride of each stage's patch embedding.
-        sr_ratios: Spatial reduction of each stage's keys and values.
-        out_indices: Stages whose output is returned; -1 is the last.
-        mlp_ratio: Hidden channels of MixFFN over channels of a token.
-        qkv_bias: Whether attention projections have a bias.
-        drop_rate: Dropout of attention outputs and in MixFFN.
-        attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Drop-path rate of the last block; earlier ones rise linearly to it.
+        in_channels: As there, and so are all that are not named here.
         act_cfg: Activation of MixFFN.
         norm_cfg: Norm of tokens.
         pretrained: Deprecated, use `init_cfg`.
         init_cfg: mmengine's initialisation config.
-        with_cp: Recompute blocks in the backward pass to save memory.
-        tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
-            stage, see `mmseg_tome.merging.config`.
-        down_sample: Halve the image first, the paper's baseline to merging.
-
-    Attributes:
-        auto: Whether `tome_cfg` asks to merge only in the stages where that saves time.
-        merging_stages: Whether each stage merges, as `mmseg_tome.runtime.calibration` decided; None
-            where it did not: all merge as `tome_cfg` says.
 
     Raises:
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
@@ -173,173 +55,36 @@ class MixVisionTransformer(BaseModule):
         tome_cfg: str | Sequence | dict | None = None,
         down_sample: bool = False,
     ):
-        super().__init__(init_cfg=_pretrained_to_init_cfg(pretrained, init_cfg))
-        per_stage = dict(
+        init_cfg = _pretrained_to_init_cfg(pretrained, init_cfg)
+        super().__init__(
+            in_channels=in_channels,
+            embed_dims=embed_dims,
+            num_stages=num_stages,
             num_layers=num_layers,
             num_heads=num_heads,
             patch_sizes=patch_sizes,
             strides=strides,
             sr_ratios=sr_ratios,
+            out_indices=out_indices,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            drop_path_rate=drop_path_rate,
+            activation=lambda: build_activation_layer(act_cfg),
+            norm=lambda channels: build_norm_layer(norm_cfg, channels)[1],
+            with_cp=with_cp,
+            tome_cfg=tome_cfg,
+            down_sample=down_sample,
         )
-        for name, values in per_stage.items():
-            if len(values) != num_stages:
-                raise ValueError(f"{name} has {len(values)} entries for {num_stages} stages")
-        out_indices = check_out_indices(out_indices, num_stages, "stages")
-        merging = parse_tome_cfg(tome_cfg, num_stages)
-
-        self.embed_dims = embed_dims
-        self.num_stages = num_stages
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.patch_sizes = patch_sizes
-        self.strides = strides
-        self.sr_ratios = sr_ratios
-        self.out_indices = out_indices
-        self.with_cp = with_cp
-        self.down_sample = down_sample
-        self.reuse = [stage.reuse for stage in merging]
-        self.auto = split_auto(tome_cfg)[1]
-        self.merging_stages: list[bool] | None = None
-
-        norm = functools.partial(build_token_norm, norm_cfg)
-        block_norm = functools.partial(norm, feeds_matmul=True)
-
-        def block(i: int, channels: int, drop_path: float, merging: StageMerging) -> nn.Module:
-            norm1 = block_norm(channels)
-            attn = MergedAttention(
-                channels,
-                num_heads[i],
-                qkv_bias,
-                attn_drop_rate,
-                drop_rate,
-                sr_ratios[i],
-                block_norm,
-                q_strategy=merging.q,
-                kv_strategy=merging.kv,
-                proportional=merging.proportional,
-            )
-            norm2 = block_norm(channels)
-            ffn = MixFFN(channels, mlp_ratio * channels, build_activation_layer(act_cfg), drop_rate)
-            return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
-
-        drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(num_layers)).tolist())
-        self.layers = nn.ModuleList()
-        for i in range(num_stages):
-            channels = embed_dims * num_heads[i]
-            embed = PatchEmbed(in_channels, channels, patch_sizes[i], strides[i], norm(channels))
-            blocks = [
-                block(i, channels, next(drop_path_rates), merging[i]) for _ in range(num_layers[i])
-            ]
-            self.layers.append(nn.ModuleList([embed, nn.ModuleList(blocks), norm(channels)]))
-            in_channels = channels
-
-        # Depthwise convolutions on channels-last maps are fast only with channels-last weights.
-        self.to(memory_format=torch.channels_last)
-        self.min_size = self._smallest_image()
+        self.init_cfg = copy.deepcopy(init_cfg)
 
     def init_weights(self) -> None:
         """Initialise as the stock backbone does, drawing the same numbers for the same seed."""
-        if self.init_cfg is not None:
+        if self.init_cfg is None:
             super().init_weights()
-            return
-        # Random numbers fill a tensor in the order of its memory.
-        self.to(memory_format=torch.contiguous_format)
-        for m in self.modules():
-            if isinstance(m, nn.Linear):
-                trunc_normal_init(m, std=0.02, bias=0.0)
-            elif isinstance(m, nn.LayerNorm):
-                constant_init(m, val=1.0, bias=0.0)
-            elif isinstance(m, nn.Conv2d):
-                fan_out = m.kernel_size[0] * m.kernel_size[1] * m.out_channels // m.groups
-                normal_init(m, mean=0, std=math.sqrt(2.0 / fan_out), bias=0)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Features of the stages in `out_indices`.
-
-        Args:
-            x: Images, `[B, in_channels, H, W]`.
-
-        Returns:
-            Per stage `[B, C_i, H_i, W_i]`, channels-last; H_i is about H / (4, 8, 16, 32), half
-            of it with `down_sample`.
-
-        Raises:
-            ImageSizeError: H or W is below `min_size`.
-        """
-        if min(x.shape[2:]) < self.min_size:
-            raise ImageSizeError(
-                f"an image of {x.shape[2]}x{x.shape[3]} pixels is too small for the spatial "
-                f"reductions {tuple(self.sr_ratios)}: both sides must be at least {self.min_size}"
-            )
-        if self.down_sample:
-            x = F.interpolate(x, scale_factor=0.5)
-        outs = []
-        for i, (embed, blocks, norm) in enumerate(self.layers):
-            x, hw = embed(x)
-            x, update = self._run_blocks(i, blocks, x, hw)
-            x = tokens_to_map(add_and_normalise(norm, x, update)[1], hw)
-            if i in self.out_indices:
-                outs.append(x)
-        return outs
-
-    def _run_blocks(
-        self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid
-    ) -> tuple[Tensor, Tensor | None]:
-        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
-        slots, every = None, self.reuse[i]  # every so many blocks find slot maps of their own
-        update = None
-        if self.merging_stages is not None and not self.merging_stages[i]:
-            sr = self.sr_ratios[i]
-            counts = (hw[0] * hw[1], (hw[0] // sr) * (hw[1] // sr))
-            slots, every = Slots(*(identity_map(count, x.device) for count in counts)), 0
-        for j, block in enumerate(blocks):
-            x, update, slots = block(x, hw, None if every and j % every == 0 else slots, update)
-        return x, update
-
-    def attentions(self) -> list[list[nn.Module]]:
-        """The attention module of each stage's blocks."""
-        return [[block.attn for block in blocks] for _, blocks, _ in self.layers]
-
-    def grids(self, hw: Grid) -> list[tuple[Grid, Grid]]:
-        """Each stage's token grids, of the queries and of the keys and values, for images `hw`."""
-        if self.down_sample:
-            hw = (hw[0] // 2, hw[1] // 2)
-        grids = []
-        for (embed, _, _), sr in zip(self.layers, self.sr_ratios, strict=True):
-            hw = embed.grid(hw)
-            grids.append((hw, (hw[0] // sr, hw[1] // sr)))
-        return grids
-
-    def tokens_kept(self, hw: Grid) -> list[dict[str, tuple[int, int]]]:
-        """Tokens after and before merging in each stage's blocks, for images of `hw` pixels.
-
-        Returns:
-            Per stage `{"q": (kept, total), "kv": (kept, total)}`.
-        """
-        kept = []
-        for (_, blocks, _), grids in zip(self.layers, self.grids(hw), strict=True):
-            mergers = (blocks[0].attn.q_merger, blocks[0].attn.kv_merger)
-            kept.append(
-                {
-                    name: (merger.strategy.num_slots(grid), grid[0] * grid[1])
-                    for name, merger, grid in zip(("q", "kv"), mergers, grids, strict=True)
-                }
-            )
-        return kept
-
-    @property
-    def recomputes_dropout(self) -> bool:
-        """Whether `with_cp` has to draw a block's random numbers a second time."""
-        blocks = (block for _, blocks, _ in self.layers for block in blocks)
-        return self.with_cp and any(block.has_dropout for block in blocks)
-
-    def _smallest_image(self) -> int:
-        """Smallest side, in pixels, whose every stage has at least one reduced token."""
-        side = 1
-        while any(min(kv) < 1 for _, kv in self.grids((side, side))):
-            side += 1
-        return side
+        else:
+            BaseModule.init_weights(self)
 
 
 def _pretrained_to_init_cfg(pretrained: str | None, init_cfg: dict | list | None):

@@ -3,9 +3,9 @@
 from mmpose.models.backbones import pvt as stock
 from torch import Tensor
 
-from mmseg_tome.models.layers import Grid
 from mmseg_tome.models.stock_attention import StockAttention
 from mmseg_tome.models.stock_backbone import MergingBackbone, Stage
+from mmseg_tome.nets.layers import Grid
 from mmseg_tome.registry import MODELS
 
 

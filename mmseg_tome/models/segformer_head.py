@@ -8,7 +8,7 @@ from mmseg.models.utils import resize
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
-from mmseg_tome.models.fusion import fuse_levels, pointwise
+from mmseg_tome.nets.fusion import fuse_levels, pointwise
 from mmseg_tome.registry import MODELS
 
 

@@ -10,10 +10,10 @@ from mmpose.models.utils.tta import flip_heatmaps
 from torch import Tensor, nn
 
 from mmseg_tome.merging.grid_cache import cached_per_grid
-from mmseg_tome.models.errors import HeatmapSizeError
-from mmseg_tome.models.fusion import fuse_levels, pointwise
 from mmseg_tome.models.heatmap_decoding import decode_heatmaps, decodes
 from mmseg_tome.models.topdown import Mirrored, on_gpu
+from mmseg_tome.nets.errors import HeatmapSizeError
+from mmseg_tome.nets.fusion import fuse_levels, pointwise
 from mmseg_tome.registry import MODELS
 
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_without_auto
-from mmseg_tome.models.layers import Grid
-from mmseg_tome.models.out_indices import check_out_indices
-from mmseg_tome.models.stock_attention import PassGrid, StockAttention, let_merge
+from mmseg_tome.merging.attention import Grid, PassGrid, let_merge
+from mmseg_tome.models.stock_attention import StockAttention, exchange_attentions
+from mmseg_tome.nets.mix_transformer import check_out_indices
 
 
 class Stage(NamedTuple):
@@ -51,9 +51,20 @@ class MergingBackbone:
         # The stock ones give nothing for a -1 in a list.
         self.out_indices = check_out_indices(self.out_indices, *self.levels())
         merging = self.read_tome_cfg(tome_cfg)
-        for (embed, attentions), how in zip(self.stages(), merging, strict=True):
-            embed.register_forward_hook(begin_pass)
-            let_merge(attentions, self.attention, how)
+        for i, (stage, how) in enumerate(zip(self.stages(), merging, strict=True)):
+            stage.embed.register_forward_hook(begin_pass)
+            exchange_attentions(stage.attentions, self.attention, how, i)
+
+    def set_merging(self, tome_cfg: str | Sequence | Mapping | None) -> None:
+        """Merge by another `tome_cfg` from now on.
+
+        Raises:
+            TomeConfigError: `tome_cfg` cannot be read; nothing has changed then.
+        """
+        for i, (attentions, how) in enumerate(
+            zip(self.attentions(), self.read_tome_cfg(tome_cfg), strict=True)
+        ):
+            let_merge(attentions, how, i)
 
     def stages(self) -> list[Stage]:
         """Where the stock backbone keeps what a stage is made of."""

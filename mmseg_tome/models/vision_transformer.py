@@ -10,10 +10,10 @@ from mmseg.models.backbones import vit as stock
 from torch import Tensor
 
 from mmseg_tome.merging import SlotMap, StageMerging, parse_without_auto
-from mmseg_tome.models.attention import TokenMerger
-from mmseg_tome.models.layers import tokens_to_map
-from mmseg_tome.models.stock_attention import PassGrid, StockAttention
+from mmseg_tome.merging.attention import PassGrid, TokenMerger
+from mmseg_tome.models.stock_attention import StockAttention
 from mmseg_tome.models.stock_backbone import MergingBackbone, Stage
+from mmseg_tome.nets.layers import tokens_to_map
 from mmseg_tome.ops import SegmentOrder
 from mmseg_tome.registry import MODELS
 
@@ -24,18 +24,11 @@ PRESET_STAGE = 2
 class ViTAttention(StockAttention, MultiheadAttention):
     """Attention over the tokens of a grid, and a class token before them that never merges."""
 
-    def queries(self, x: Tensor, hw: PassGrid, slots: None) -> tuple[Tensor, SlotMap]:
-        return super().queries(x, hw, grid_slots(self.q_merger, x, hw))
-
-    def keys_values(self, x: Tensor, hw: PassGrid, slots: None) -> tuple[Tensor, Tensor, SlotMap]:
-        return super().keys_values(x, hw, grid_slots(self.kv_merger, x, hw))
-
-
-def grid_slots(merger: TokenMerger, x: Tensor, hw: PassGrid) -> SlotMap:
-    """The slot map of tokens `[B, N, C]`, the last `H * W` of which are those of a grid."""
-    before = x.shape[1] - hw[0] * hw[1]
-    slots = merger(x[:, before:], hw)
-    return keep_first(slots) if before else slots
+    def find_slots(self, merger: TokenMerger, x: Tensor, hw: PassGrid) -> SlotMap:
+        """The slot map of tokens `[B, N, C]`, the last `H * W` of which are those of a grid."""
+        before = x.shape[1] - hw[0] * hw[1]
+        slots = merger(x[:, before:], hw)
+        return keep_first(slots) if before else slots
 
 
 def keep_first(slots: SlotMap) -> SlotMap:

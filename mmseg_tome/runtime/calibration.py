@@ -18,18 +18,16 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_tome_cfg
+from mmseg_tome.merging.attention import NO_MERGING, Grid, MergedAttention, PassGrid, let_merge
 from mmseg_tome.merging.presets import PRESETS
-from mmseg_tome.merging.strategies.identity import Identity
-from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.models.layers import Grid
 from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.nets.layers import autocast_dtype
 from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, suspended
 from mmseg_tome.runtime.merging_switch import (
     forget_graphs,
     merges,
     merging_backbone,
     merging_of,
-    set_attention,
 )
 
 ROUNDS = 5
@@ -39,8 +37,6 @@ MARGIN = 0.98
 
 CANDIDATES = ("none", "quality", "speed", "n2d", "hq", "fast")
 """What `advise` compares with: presets, and no merging."""
-
-PLAIN = StageMerging(Identity(), Identity())
 
 Result = TypeVar("Result")
 
@@ -243,7 +239,7 @@ def advise(
         def total(merging: Sequence[StageMerging]) -> float:
             return sum(one(i, stage) for i, stage in enumerate(merging))
 
-        found = {name: total(own), "none": total([PLAIN] * number)}
+        found = {name: total(own), "none": total([NO_MERGING] * number)}
         if found[name] * MARGIN > found["none"]:
             found |= {other: total(stages) for other, stages in others.items() if stages != own}
     _free(images.device)
@@ -371,14 +367,15 @@ def stage_seconds(
     matching = -(-len(blocks) // merging.reuse)  # blocks that find slot maps of their own
     with _merging_by(block.attn, merging):
 
-        def timed(slots) -> float:
+        def timed(slots: dict | None) -> float:
             return seconds(lambda: _step(block, inputs, slots, training), device, graphs)
 
         total = matching * timed(None)
         if matching < len(blocks):
+            found: dict = {}
             with torch.no_grad():
-                slots = block(*inputs)[-1]
-            total += (len(blocks) - matching) * timed(slots)
+                block(inputs.x, PassGrid(inputs.hw, found))
+            total += (len(blocks) - matching) * timed(found)
     return total
 
 
@@ -409,15 +406,15 @@ def _as_graph(step: Callable[[], None], device: torch.device) -> Callable[[], No
         return step
 
 
-def _step(block: nn.Module, inputs: _Inputs, slots, training: bool) -> None:
-    x, hw = inputs
+def _step(block: nn.Module, inputs: _Inputs, slots: dict | None, training: bool) -> None:
+    x, hw = inputs.x, PassGrid(inputs.hw, slots)
     if not training:
         with torch.no_grad():
-            block(x, hw, slots)
+            block(x, hw)
         return
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        *outputs, _ = block(x, hw, slots)
+        outputs = block(x, hw)
         wanted = [x, *(p for p in block.parameters() if p.requires_grad)]
         # Given to nobody: parameters' own gradients stay, and no hook on them runs.
         given = [torch.ones_like(out) for out in outputs]
@@ -433,7 +430,7 @@ def _decide(
         for (_, blocks, _), given, merging in zip(
             backbone.layers, inputs, merging_of(backbone), strict=True
         ):
-            plain = stage_seconds(blocks, given, PLAIN, training, graphs)
+            plain = stage_seconds(blocks, given, NO_MERGING, training, graphs)
             merged = plain
             if merges(merging):
                 merged = stage_seconds(blocks, given, merging, training, graphs)
@@ -449,7 +446,7 @@ def _stage_inputs(backbone: MixVisionTransformer, images: Tensor) -> Iterator[li
     found: list[_Inputs] = []
 
     def keep(_block: nn.Module, inputs: tuple) -> None:
-        found.append(_Inputs(inputs[0].detach(), inputs[1]))
+        found.append(_Inputs(inputs[0].detach(), tuple(inputs[1])))
 
     with suspended(backbone):
         try:
@@ -470,13 +467,16 @@ def _stage_inputs(backbone: MixVisionTransformer, images: Tensor) -> Iterator[li
 
 
 @contextmanager
-def _merging_by(attn: nn.Module, merging: StageMerging) -> Iterator[None]:
-    before = StageMerging(attn.q_merger.strategy, attn.kv_merger.strategy, 1, attn.proportional)
-    set_attention(attn, merging)
+def _merging_by(attn: MergedAttention, merging: StageMerging) -> Iterator[None]:
+    before = [(merger, dict(vars(merger))) for merger in (attn.q_merger, attn.kv_merger)]
+    proportional = attn.proportional
+    let_merge([attn], merging)
     try:
         yield
     finally:
-        set_attention(attn, before)
+        attn.proportional = proportional
+        for merger, state in before:
+            merger.strategy, merger.group = state["strategy"], state["group"]
 
 
 @contextmanager

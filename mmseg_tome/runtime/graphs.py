@@ -8,6 +8,7 @@ one for each kind of input; whatever cannot be captured runs as before.
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -15,12 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mmseg_tome.merging.grid_cache import keep_index_maps
-from mmseg_tome.models.autocast import autocast_dtype
+from mmseg_tome.nets.layers import autocast_dtype
 from mmseg_tome.ops.backend import is_compiling
 
 MAX_SHAPES = 8
@@ -171,8 +171,17 @@ class Graphed:
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         shapes = ", ".join("x".join(map(str, x.shape)) for x in tensors)
         name = type(self.module).__name__
-        print_log(f"{name} runs inputs of {shapes} without a CUDA graph: {reason}", "current")
+        _log(f"{name} runs inputs of {shapes} without a CUDA graph: {reason}")
         self.capture.recover()
+
+
+def _log(message: str) -> None:
+    try:
+        from mmengine.logging import print_log
+    except ImportError:  # a model of torch alone
+        logging.getLogger("mmseg_tome").warning(message)
+    else:
+        print_log(message, "current")
 
 
 class _Graph:

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
+from mmseg_tome.huggingface import apply_merging
+from mmseg_tome.huggingface.layouts import has_encoder
+from mmseg_tome.merging import StageMerging
+from mmseg_tome.merging.attention import TokenMerger
 from mmseg_tome.merging.strategies.identity import Identity
-from mmseg_tome.models.attention import MergedAttention, TokenMerger
-from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.nets import MixVisionTransformer
 from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 
@@ -28,31 +30,22 @@ def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> 
     What was decided for `-auto` is forgotten, and CUDA graphs that merge as before are freed.
 
     Args:
-        model: A `MixVisionTransformer`, or a model that has one inside.
+        model: A `MixVisionTransformer`, a stock backbone with merging, a SegFormer of
+            `transformers`, or a model that has one of them inside.
         tome_cfg: None, a preset's name or one dict per stage, see `mmseg_tome.merging.config`.
 
     Raises:
-        ValueError: It has none.
+        ValueError: It has none of them.
         TomeConfigError: `tome_cfg` cannot be read.
     """
-    backbone = merging_backbone(model)
-    if backbone is None:
-        raise ValueError(f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer")
-    stages = parse_tome_cfg(tome_cfg, backbone.num_stages)
-    backbone.auto = split_auto(tome_cfg)[1]
-    backbone.merging_stages = None
-    backbone.reuse = [stage.reuse for stage in stages]
-    for attentions, stage in zip(backbone.attentions(), stages, strict=True):
-        for attn in attentions:
-            set_attention(attn, stage)
+    backbones = [module for module in model.modules() if hasattr(module, "set_merging")]
+    for backbone in backbones:
+        backbone.set_merging(tome_cfg)
+    if not backbones:
+        if not has_encoder(model):
+            raise ValueError(f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer")
+        apply_merging(model, tome_cfg)
     forget_graphs(model)
-
-
-def set_attention(attn: MergedAttention, merging: StageMerging) -> None:
-    """Let one block's attention merge as a stage does."""
-    attn.q_merger.strategy = merging.q
-    attn.kv_merger.strategy = merging.kv
-    attn.proportional = merging.proportional
 
 
 def merging_of(backbone: MixVisionTransformer) -> list[StageMerging]:
@@ -88,7 +81,8 @@ def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     was captured.
 
     Args:
-        model: A merge-aware backbone, or any model that has one inside: a segmentor, one wrapped
+        model: A merge-aware backbone, a SegFormer of `transformers` that `set_merging` or
+            `apply_merging` let merge, or any model that has one inside: a segmentor, one wrapped
             for test-time augmentation or for several GPUs.
 
     Yields:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mmseg_tome.merging import SlotMap
-from mmseg_tome.models.stock_attention import StockAttention
+from mmseg_tome.merging.attention import MergedAttention
 from mmseg_tome.runtime.graphs import suspended
 
 BlockKey = tuple[int, int, str]
@@ -71,8 +71,7 @@ def capture_slot_maps(model: nn.Module) -> Iterator[dict[BlockKey, CapturedSlots
     with suspended(backbone), ExitStack() as hooks:
         for i, attentions in enumerate(backbone.attentions()):
             for j, attn in enumerate(attentions):
-                watch = _watch_mergers if isinstance(attn, StockAttention) else _watch_attention
-                for handle in watch(attn, captured, (i, j)):
+                for handle in _watch_mergers(attn, captured, (i, j)):
                     hooks.callback(handle.remove)
         yield captured
 
@@ -123,23 +122,10 @@ def _stock_windows(model: nn.Module) -> Iterator[None]:
         model.labels_only = labels_only
 
 
-def _watch_attention(
-    attn: nn.Module, captured: dict[BlockKey, CapturedSlots], block: tuple[int, int]
-) -> list[RemovableHandle]:
-    """Where reused slot maps are handed to the attention, it says what it merged by."""
-
-    def hook(attn, inputs, output):
-        slots, hw = output[-1], tuple(inputs[1])
-        captured[(*block, "q")] = CapturedSlots(slots.q, hw)
-        captured[(*block, "kv")] = CapturedSlots(slots.kv, _reduced(attn, hw))
-
-    return [attn.register_forward_hook(hook)]
-
-
 def _watch_mergers(
-    attn: StockAttention, captured: dict[BlockKey, CapturedSlots], block: tuple[int, int]
+    attn: MergedAttention, captured: dict[BlockKey, CapturedSlots], block: tuple[int, int]
 ) -> list[RemovableHandle]:
-    """Where mergers share slot maps among themselves, each gives those that its block merges by."""
+    """Each merger gives what its block merges by, found by itself or by another of its group."""
 
     def hook(kind: str):
         def keep(_merger, inputs, slots):
@@ -148,9 +134,3 @@ def _watch_mergers(
         return keep
 
     return [getattr(attn, f"{s}_merger").register_forward_hook(hook(s)) for s in ("q", "kv")]
-
-
-def _reduced(attn: nn.Module, hw: tuple[int, int]) -> tuple[int, int]:
-    """The grid of an attention's keys and values."""
-    sy, sx = (1, 1) if attn.sr is None else attn.sr.stride
-    return hw[0] // sy, hw[1] // sx

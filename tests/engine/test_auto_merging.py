@@ -127,7 +127,7 @@ def timings(monkeypatch):
     found = []
 
     def stage_seconds(blocks, inputs, merging, training, graphs):
-        found.append((*inputs.x.shape[:2], training, merging != calibration.PLAIN))
+        found.append((*inputs.x.shape[:2], training, merging != calibration.NO_MERGING))
         return next(stage_seconds.times)
 
     # Stages 1 and 3 merge.
@@ -260,7 +260,7 @@ def test_models_that_ask_for_nothing_are_not_timed(runner, timings, said):
 def test_advice(runner, timings, said, monkeypatch, wanted, mode):
     def stage_seconds(blocks, inputs, merging, training, graphs):
         timings.append((inputs.x.shape[0], training))
-        return 1.0 if merging == calibration.PLAIN else 3.0
+        return 1.0 if merging == calibration.NO_MERGING else 3.0
 
     monkeypatch.setattr(calibration, "stage_seconds", stage_seconds)
     # On a CPU as on a GPU.
@@ -289,7 +289,7 @@ def test_a_batch_that_does_not_fit_is_halved(runner, timings, said, monkeypatch,
         batches.append(inputs.x.shape[0])
         if batches[-1] > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return 1.0 if merging == calibration.PLAIN else 3.0
+        return 1.0 if merging == calibration.NO_MERGING else 3.0
 
     monkeypatch.setattr(calibration, "stage_seconds", stage_seconds)
     monkeypatch.setattr(auto_merging.AutoMergingHook, "_may_advise", lambda *_: True)

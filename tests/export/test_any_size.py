@@ -72,7 +72,7 @@ def test_a_network_of_one_size_is_named(tiny, monkeypatch):
 
 def test_too_small_an_image_is_refused(tiny, described, monkeypatch):
     from mmseg_tome.export import reader as exported
-    from mmseg_tome.models.errors import ImageSizeError
+    from mmseg_tome.nets.errors import ImageSizeError
 
     class Stub:
         metadata = described(*tiny(), (128, 192), min_side=128)

@@ -10,7 +10,7 @@ from mmseg_tome import compat
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import reader as exported
 from mmseg_tome.export.metadata import Metadata
-from mmseg_tome.models.errors import ImageSizeError
+from mmseg_tome.nets.errors import ImageSizeError
 
 CODEC = dict(type="MSRAHeatmap", input_size=[32, 64], heatmap_size=[8, 16], sigma=2)
 PARTS = {

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmseg_tome import ops
 from mmseg_tome.export.tracing import attend_in_parts, plain_onnx, portable
 from mmseg_tome.merging.strategies.bipartite import split_cells
-from mmseg_tome.models import layers
+from mmseg_tome.nets import layers
 from mmseg_tome.ops import onnx
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,7 +17,7 @@ from mmseg_tome.inference.inputs import (
     check_channels,
     find_sources,
 )
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.nets.errors import ModelInputError
 
 CONFIG = dict(type="LoadImageFromFile")
 

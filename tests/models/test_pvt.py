@@ -41,7 +41,7 @@ def test_reuse_counts_blocks_not_position_embeddings(cls):
     for i, (_, attentions) in enumerate(backbone.stages()):
         assert len(attentions) == TINY["num_layers"][i]
         groups = [attn.q_merger.group for attn in attentions]
-        assert groups == [("q", j // 2) for j in range(len(attentions))]
+        assert groups == [(i, "q", j // 2) for j in range(len(attentions))]
         for j, attn in enumerate(attentions):
             attn.q_merger.register_forward_hook(
                 lambda _m, _i, out, key=(i, j): found.append((key, out))

@@ -165,7 +165,7 @@ def test_training_lowers_the_loss(head, codec):
 
 
 def test_another_heatmap_size_is_refused(head):
-    from mmseg_tome.models.errors import HeatmapSizeError
+    from mmseg_tome.nets.errors import HeatmapSizeError
 
     module = head(decoder=MSRA).eval()
     feats, batch = features(hw=(33, 24)), samples(module, MSRA)

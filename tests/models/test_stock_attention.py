@@ -1,15 +1,12 @@
 """Slot maps travel with the grid: through blocks of a pass, compilers and threads, nowhere else."""
 
-import gc
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from mmseg_tome import compat
-from mmseg_tome.merging import BipartiteMatching, NeighbourMerging2D, parse_tome_cfg
-from mmseg_tome.models.stock_attention import PassGrid, SharingMerger
+from mmseg_tome.merging import parse_tome_cfg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,34 +64,6 @@ def test_threads_do_not_take_one_anothers_slot_maps(name):
     with ThreadPoolExecutor(3) as pool:
         for outs, wanted in zip(pool.map(run, images), expected, strict=True):
             torch.testing.assert_close(tuple(outs), tuple(wanted))
-
-
-def test_a_group_shares_one_map_of_a_pass():
-    first, second = (SharingMerger(BipartiteMatching(0.5), ("q", 0)) for _ in range(2))
-    other = SharingMerger(BipartiteMatching(0.5), ("q", 1))
-    x, y = torch.randn(2, 1, 24, 8)
-    grid = PassGrid((4, 6))
-    slots = first(x, grid)
-    assert second(y, grid) is slots
-    assert other(y, grid) is not slots
-    assert second(y, PassGrid((4, 6))) is not slots
-
-
-def test_no_cache_keeps_the_maps_of_a_pass():
-    """Index maps are cached by grid: a `PassGrid` for a key would live as long as they do."""
-
-    class Maps(dict):
-        """A dict that can be referred to weakly."""
-
-    maps = Maps()
-    grid = PassGrid((5, 11), maps)
-    SharingMerger(NeighbourMerging2D((2, 3)), ("q", 0))(torch.randn(1, 55, 4), grid)
-    SharingMerger(BipartiteMatching(0.5, (3, 2)), ("q", 1))(torch.randn(1, 55, 4), grid)
-    assert len(maps) == 2
-    alive = weakref.ref(maps)
-    del grid, maps
-    gc.collect()
-    assert alive() is None
 
 
 @pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")

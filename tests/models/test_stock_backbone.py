@@ -11,7 +11,7 @@ from torch import nn
 from mmseg_tome import compat, models
 from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
 from mmseg_tome.merging.strategies import STRATEGIES
-from mmseg_tome.models.errors import ImageSizeError
+from mmseg_tome.nets.errors import ImageSizeError
 from mmseg_tome.registry import MODELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -231,7 +231,7 @@ def test_our_head_runs_once_and_its_decoding_too(pair, like_a_gpu, monkeypatch):
 
 
 def test_another_heatmap_size_is_refused(pair, like_a_gpu):
-    from mmseg_tome.models.errors import HeatmapSizeError
+    from mmseg_tome.nets.errors import HeatmapSizeError
 
     ours, _ = pair("ours")
     with pytest.raises(HeatmapSizeError, match="heatmap_size is"):

@@ -59,8 +59,8 @@ def test_the_class_token_never_merges(with_cls_token):
         layer.attn.q_merger.register_forward_hook(lambda _m, args, slots: found.append(args[0]))
         queries = layer.attn.queries
 
-        def spy(x, hw, slots, queries=queries):
-            q, slots = queries(x, hw, slots)
+        def spy(x, hw, queries=queries):
+            q, slots = queries(x, hw)
             used.append((x, q, slots))
             return q, slots
 
@@ -96,7 +96,8 @@ def test_a_preset_is_its_third_stage(name):
     for j, layer in enumerate(backbone.layers):
         attn = layer.attn
         assert (attn.q_merger.strategy, attn.kv_merger.strategy) == (third.q, third.kv)
-        assert attn.q_merger.group == ("q", j // third.reuse)
+        group = (0, "q", j // third.reuse) if third.reuse > 1 else None
+        assert attn.q_merger.group == group
         assert attn.proportional == third.proportional
 
 

@@ -78,7 +78,7 @@ def outputs(model, image):
 @pytest.mark.parametrize("merging_is_faster", [True, False])
 @pytest.mark.parametrize("preset", ["hq", "n2d", "fast-turbo"])
 def test_the_faster_way_is_taken(tiny, clock, merging_is_faster, preset):
-    clock[calibration.PLAIN] = 1.5 if merging_is_faster else 0.5
+    clock[calibration.NO_MERGING] = 1.5 if merging_is_faster else 0.5
     model, image = tiny(tome_cfg=f"{preset}-auto"), torch.randn(2, 3, *SIZE)
     assert undecided(model)
     found = calibrate(model, image)
@@ -93,7 +93,7 @@ def test_the_faster_way_is_taken(tiny, clock, merging_is_faster, preset):
 def test_each_stage_is_decided_by_itself_on_its_own_tokens(tiny, clock, said):
     model = tiny(tome_cfg="fast-auto")
     merging = merging_of(model)
-    clock[merging[0]], clock[merging[2]], clock[calibration.PLAIN] = 0.5e-3, 2e-3, 1e-3
+    clock[merging[0]], clock[merging[2]], clock[calibration.NO_MERGING] = 0.5e-3, 2e-3, 1e-3
     found = calibrate(model, torch.randn(2, 3, *SIZE), training=True)
     assert model.merging_stages == [True, True, False, False]
     assert found.stages[2] == StageDecision(False, pytest.approx(6e-3), pytest.approx(3e-3))
@@ -111,14 +111,14 @@ def test_each_stage_is_decided_by_itself_on_its_own_tokens(tiny, clock, said):
 
 def test_a_gain_within_the_scatter_of_timings_is_none(tiny, clock):
     model = tiny(tome_cfg="hq-auto")
-    clock["other"], clock[calibration.PLAIN] = 0.99, 1.0
+    clock["other"], clock[calibration.NO_MERGING] = 0.99, 1.0
     calibrate(model, torch.randn(1, 3, *SIZE))
     assert model.merging_stages == [False] * 4
 
 
 def test_nobody_times_a_stage_that_merges_nothing(tiny, clock):
     model = tiny(tome_cfg=dict(auto=[dict(), dict(q=dict(mode="n2d", stride=(2, 2))), {}, {}]))
-    clock["other"], clock[calibration.PLAIN] = 0.5, 1.0
+    clock["other"], clock[calibration.NO_MERGING] = 0.5, 1.0
     calibrate(model, torch.randn(1, 3, *SIZE))
     assert model.merging_stages == [False, True, False, False]
     assert len(clock.asked) == 5
@@ -132,7 +132,7 @@ def test_reused_maps_are_counted_with_their_own_time(tiny, monkeypatch):
     merging = StageMerging(*merging_of(tiny(tome_cfg="n2d"))[2][:2], 2)
     args = (model.layers[2][1], inputs, merging, False, False)
     assert calibration.stage_seconds(*args) == pytest.approx(2 * 1.4 + 0.1)
-    assert merging_of(model)[2] == calibration.PLAIN
+    assert merging_of(model)[2] == calibration.NO_MERGING
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -221,7 +221,7 @@ def test_graphs_from_before_the_decision_are_not_replayed(tiny, clock, recorder)
     with torch.no_grad():
         model(image)
         assert graphed.graphs
-        clock["other"], clock[calibration.PLAIN] = 2.0, 1.0
+        clock["other"], clock[calibration.NO_MERGING] = 2.0, 1.0
         found = calibrate(model, image)
         assert not graphed.graphs
         unmerged = tiny()
@@ -308,7 +308,7 @@ def test_advice_says_what_is_slower_and_what_to_type():
 def test_advice_times_other_presets_only_where_merging_does_not_pay(tiny, clock):
     model, image = tiny(tome_cfg="hq"), torch.randn(2, 3, *SIZE)
     hq, n2d = merging_of(model), merging_of(tiny(tome_cfg="n2d"))
-    clock["other"], clock[calibration.PLAIN] = 0.5, 1.0
+    clock["other"], clock[calibration.NO_MERGING] = 0.5, 1.0
     advice = advise(model, image, training=True)
     assert advice.seconds == dict(hq=4.5, none=9.0)
     assert advice.warning is None
@@ -340,7 +340,7 @@ def test_presets_for_another_number_of_stages_are_no_advice(clock):
         **sizes, embed_dims=8, num_stages=3, sr_ratios=[4, 2, 1], out_indices=(0, 1, 2),
         tome_cfg=[n1d] * 3,
     )  # fmt: skip
-    clock["other"], clock[calibration.PLAIN] = 2.0, 1.0
+    clock["other"], clock[calibration.NO_MERGING] = 2.0, 1.0
     assert set(advise(model, torch.randn(1, 3, 64, 64)).seconds) == {"the configured", "none"}
 
 

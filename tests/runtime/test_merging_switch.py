@@ -179,3 +179,44 @@ def test_other_backbones_are_switched_off_and_on_as_well(recorder):
             strategies = [attn.q_merger.strategy for stage in model.attentions() for attn in stage]
             assert strategies == [Identity()] * 2
     assert len(recorder.captures) == 1
+
+
+@pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+@torch.no_grad()
+def test_stock_backbones_are_set_anew():
+    from mmseg_tome.models import VisionTransformer
+
+    args = dict(img_size=32, patch_size=8, embed_dims=16, num_layers=4, num_heads=2)
+    how = dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)), reuse=2, proportional=True)
+    torch.manual_seed(0)
+    expected, model = (VisionTransformer(**args, tome_cfg=cfg) for cfg in (how, "n2d"))
+    expected.eval(), model.eval()  # mmseg's returns None
+    x = torch.randn(1, 3, 32, 48)
+    model.load_state_dict(expected.state_dict())
+    assert not equal(model(x), expected(x))
+    set_merging(Around(model), how)
+    assert equal(model(x), expected(x))
+    with pytest.raises(TomeConfigError, match="unknown preset 'hd'"):
+        set_merging(model, "hd")
+    assert equal(model(x), expected(x))
+
+
+@torch.no_grad()
+def test_a_segformer_of_transformers_is_set_and_switched_off_as_well():
+    transformers = pytest.importorskip("transformers")
+    from mmseg_tome.huggingface import apply_merging
+
+    torch.manual_seed(0)
+    sizes = dict(
+        hidden_sizes=[8, 16, 40, 64], depths=[1, 1, 2, 1], num_attention_heads=[1, 2, 5, 8]
+    )
+    config = transformers.SegformerConfig(**sizes)
+    model, x = transformers.SegformerModel(config).eval(), torch.randn(1, 3, 64, 96)
+    plain = model(x).last_hidden_state
+    set_merging(Around(model), "hq-turbo")
+    merged = model(x).last_hidden_state
+    with without_merging(model):
+        torch.testing.assert_close(model(x).last_hidden_state, plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(model(x).last_hidden_state, merged)
+    assert torch.equal(apply_merging(model, "hq-turbo")(x).last_hidden_state, merged)
+    assert not torch.equal(merged, plain)

@@ -33,7 +33,7 @@ from mmseg_tome.inference.results import (
     ResultsWriter,
     UnwritableError,
 )
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.nets.errors import ModelInputError
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
 from mmseg_tome.visualization.selection import Selection

@@ -19,7 +19,7 @@ from mmseg_tome.engine import launch
 from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
-from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.nets.errors import ModelInputError
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
     NothingToDrawError,

@@ -13,9 +13,9 @@ from mmseg.models.utils import PatchEmbed as StockPatchEmbed
 from torch import nn
 
 from mmseg_tome.merging import SlotMap
-from mmseg_tome.models.attention import MergedAttention, TokenMerger
-from mmseg_tome.models.layers import MixFFN
-from mmseg_tome.models.patch_embed import PatchEmbed
+from mmseg_tome.merging.attention import MergedAttention, TokenMerger
+from mmseg_tome.nets.layers import MixFFN
+from mmseg_tome.nets.mix_transformer import PatchEmbed
 
 from . import peer
 

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 
-from mmseg_tome.models import fusion
-from mmseg_tome.models.fusion import fuse_levels, upsample_rows
+from mmseg_tome.nets import fusion
+from mmseg_tome.nets.fusion import fuse_levels, upsample_rows
 
 CHANNELS, WIDTH = (4, 6, 8, 10), 12
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmseg_tome.models.streams import side_by_side
+from mmseg_tome.ops.streams import side_by_side
 
 
 def test_without_a_graph_one_comes_after_the_other():

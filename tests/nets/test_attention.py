@@ -1,15 +1,16 @@
 import pytest
 import torch
 
-from mmseg_tome.merging import NeighbourMerging2D
-from mmseg_tome.models.attention import MergedAttention
+from mmseg_tome.merging import Identity, NeighbourMerging2D, StageMerging
+from mmseg_tome.nets.attention import EfficientAttention
 
 GRID = (5, 7)  # windows of 4, 2 and 1 tokens
 
 
-def attention(**options) -> MergedAttention:
+def attention(proportional=False, **options) -> EfficientAttention:
     torch.manual_seed(0)
-    return MergedAttention(8, 2, kv_strategy=NeighbourMerging2D((2, 2)), **options).double().eval()
+    merging = StageMerging(Identity(), NeighbourMerging2D((2, 2)), proportional=proportional)
+    return EfficientAttention(8, 2, merging=merging, **options).double().eval()
 
 
 def patchwork() -> torch.Tensor:
@@ -25,7 +26,7 @@ def test_equal_keys_count_for_all_that_they_stand_for_if_that_is_asked_for():
     weighted, slots = attention(proportional=True)(tokens, GRID)
     counted_once, _ = attention()(tokens, GRID)
     unmerged = attention()
-    unmerged.kv_merger = MergedAttention(8, 2).kv_merger
+    unmerged.kv_merger = EfficientAttention(8, 2).kv_merger
     expected, _ = unmerged(tokens, GRID)
     assert slots.kv.num_slots == 12
     torch.testing.assert_close(weighted, expected)

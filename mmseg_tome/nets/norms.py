@@ -1,13 +1,11 @@
 """Norms of tokens, which add a block's pending update before they normalise."""
 
 import torch
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from mmseg_tome import ops
 from mmseg_tome.merging import SlotMap
-from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.models.layers import Grid, LateBiasConv2d, map_to_tokens
+from mmseg_tome.nets.layers import Grid, LateBiasConv2d, autocast_dtype, map_to_tokens
 
 
 class TokenNorm(nn.LayerNorm):
@@ -53,14 +51,13 @@ class TokenNorm(nn.LayerNorm):
         return ops.add_layer_norm(x, update, slots.slot, *settings, slots.order)
 
 
-def build_token_norm(norm_cfg: dict, channels: int, feeds_matmul: bool = False) -> nn.Module:
-    """The norm of a config; a layer norm becomes a `TokenNorm`, with the same state dict."""
-    norm = build_norm_layer(norm_cfg, channels)[1]
+def as_token_norm(norm: nn.Module, feeds_matmul: bool = False) -> nn.Module:
+    """A new layer norm over channels as a `TokenNorm`, with the same state dict; others as is."""
     if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
         return norm
-    token_norm = TokenNorm(channels, norm.eps, feeds_matmul)
+    token_norm = TokenNorm(*norm.normalized_shape, norm.eps, feeds_matmul)
     for ours, built in zip(token_norm.parameters(), norm.parameters(), strict=True):
-        ours.requires_grad_(built.requires_grad)  # a config may freeze them
+        ours.requires_grad_(built.requires_grad)  # it may be frozen
     return token_norm
 
 
@@ -70,7 +67,7 @@ def add_and_normalise(
     """The tokens with their update, if any, and both normalised, by any kind of norm.
 
     Args:
-        norm: From `build_token_norm`.
+        norm: From `as_token_norm`.
         x: Tokens, `[B, N, C]`.
         update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
         slots: The slot map that the update is unmerged by.
@@ -88,7 +85,7 @@ def convolve_and_normalise(conv: LateBiasConv2d, norm: nn.Module, x: Tensor) -> 
 
     Args:
         conv: Its result should be channels-last.
-        norm: From `build_token_norm`.
+        norm: From `as_token_norm`.
         x: `[B, C_in, H, W]`.
 
     Returns:

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmseg_tome import ops
-from mmseg_tome.models.autocast import autocast_dtype
+from mmseg_tome.merging.attention import Grid
 from mmseg_tome.ops.tracing import is_compiling
 from mmseg_tome.ops.twins import replaceable
 
-Grid = tuple[int, int]
-"""Rows and columns of a token grid, (H, W)."""
-
 BAND_BYTES = 4 * 2**20
 """Size of a band of a wide feature map on a CPU: about what its cores have for a cache."""
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Data type that autocast computes matrix products of `x` in, None where it is off."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def fits_bands(x: Tensor) -> bool:

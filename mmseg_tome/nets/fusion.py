@@ -1,15 +1,15 @@
 """The fusion of SegFormer's all-MLP head, shared by segmentation and pose."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmseg_tome import ops
-from mmseg_tome.models.layers import (
+from mmseg_tome.nets.layers import (
     BAND_BYTES,
     Grid,
     fits_bands,
@@ -18,6 +18,50 @@ from mmseg_tome.models.layers import (
     tokens_to_map,
 )
 from mmseg_tome.ops.twins import replaceable
+
+
+class ConvModule(Protocol):
+    """A convolution with its norm and activation, if any: mmcv's of this name, or `ConvNormAct`."""
+
+    conv: nn.Conv2d
+    with_norm: bool
+    norm: nn.Module
+    with_activation: bool
+    activate: Callable[[Tensor], Tensor]
+
+
+class ConvNormAct(nn.Module):
+    """A 1x1 convolution, batch norm and ReLU, by the names and initial values of mmcv's.
+
+    Args:
+        in_channels: Channels of the incoming map.
+        out_channels: Channels of the result.
+        linear: Leave out norm and activation, which leaves a bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, linear: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=linear)
+        self.with_norm = self.with_activation = not linear
+        if not linear:
+            self.bn = nn.BatchNorm2d(out_channels)
+            self.activate = nn.ReLU(inplace=True)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Draw the convolution's weights, as mmcv's does."""
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    @property
+    def norm(self) -> nn.Module:
+        """The batch norm."""
+        return self.bn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, in_channels, H, W] -> [B, out_channels, H, W]`."""
+        return apply_pointwise(self, x)
 
 
 def fuse_levels(
@@ -121,7 +165,7 @@ def upsample_rows(x: Tensor, hw: Grid, top: int, bottom: int) -> Tensor:
 
 
 def apply_pointwise(module: ConvModule, x: Tensor) -> Tensor:
-    """Apply a 1x1 `ConvModule`, `[B, C, H, W] -> [B, C', H, W]`, channels-last."""
+    """A 1x1 convolution, its norm and activation, `[B, C, H, W] -> [B, C', H, W]` channels-last."""
     weight, bias, norm = fold_norm(module)
     x = norm(pointwise(x, weight, bias))
     return module.activate(x) if module.with_activation else x

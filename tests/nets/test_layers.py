@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmseg_tome.models import layers
-from mmseg_tome.models.layers import DropPath, MixFFN, linear
+from mmseg_tome.nets import layers
+from mmseg_tome.nets.layers import DropPath, MixFFN, linear
 
 
 @pytest.fixture

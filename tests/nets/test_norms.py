@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from mmseg_tome.merging import BipartiteMatching
-from mmseg_tome.models.autocast import autocast_dtype
-from mmseg_tome.models.norms import TokenNorm, add_and_normalise, build_token_norm
+from mmseg_tome.nets.layers import autocast_dtype
+from mmseg_tome.nets.norms import TokenNorm, add_and_normalise, as_token_norm
 
 
 @pytest.fixture
 def norm():
-    norm = build_token_norm(dict(type="LN", eps=1e-3), 6)
+    norm = as_token_norm(nn.LayerNorm(6, eps=1e-3))
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     return norm
@@ -50,12 +50,12 @@ def test_under_autocast_what_feeds_products_is_narrow_and_the_rest_is_not():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert autocast_dtype(x) == torch.bfloat16
         for feeds, dtype in ((False, torch.float32), (True, torch.bfloat16)):
-            norm = build_token_norm(dict(type="LN"), 6, feeds_matmul=feeds)
+            norm = as_token_norm(nn.LayerNorm(6), feeds_matmul=feeds)
             assert norm(x).dtype == dtype
             total, normed = norm(x, update)
             assert (total.dtype, normed.dtype) == (torch.float32, dtype)
 
 
-def test_a_config_can_freeze_it():
-    norm = build_token_norm(dict(type="LN", requires_grad=False), 4)
+def test_a_frozen_one_stays_frozen():
+    norm = as_token_norm(nn.LayerNorm(4).requires_grad_(False))
     assert not any(p.requires_grad for p in norm.parameters())
