@@ -1,8 +1,12 @@
-"""Errors that a user can mend. Commands print their one line instead of a traceback."""
+"""The root of this package's errors. Commands print their one line instead of a traceback."""
 
 
 class UserError(Exception):
-    """Something about the given config, files or machine is wrong; the message says what."""
+    """Something about the given config, files, options or machine is wrong; the message says what.
+
+    Whatever this package raises on purpose is one, beside the built-in class that fits: an error of
+    a `tome_cfg` is a ValueError, too, one of a backend a RuntimeError.
+    """
 
 
 class CheckpointError(UserError):

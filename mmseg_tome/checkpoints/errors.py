@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
+from mmseg_tome.errors import UserError
+
 NAMED = 3
 """How many keys a message names."""
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A checkpoint that cannot be recognised, is not whole, or has no equal in the target."""
 
 

@@ -91,11 +91,7 @@ def explain(error: BaseException) -> str | None:
     if "mmengine" not in sys.modules:
         return None
     from mmseg_tome.engine.dataset_guard import explain_empty
-    from mmseg_tome.merging import TomeConfigError
-    from mmseg_tome.models.errors import ModelInputError
 
-    if isinstance(error, (TomeConfigError, ModelInputError)):
-        return _one_line(error)
     if isinstance(error, ValueError) and (empty := explain_empty(error)):
         return str(empty)
     if isinstance(error, (TypeError, KeyError)):

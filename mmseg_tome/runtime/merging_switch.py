@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.merging import StageMerging, parse_tome_cfg, split_auto
 from mmseg_tome.merging.strategies.identity import Identity
 from mmseg_tome.models.attention import MergedAttention, TokenMerger
@@ -12,7 +13,7 @@ from mmseg_tome.models.mix_transformer import MixVisionTransformer
 from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 
-class NothingMergesError(ValueError):
+class NothingMergesError(UserError, ValueError):
     """A model that is to run without merging does not merge in the first place."""
 
 

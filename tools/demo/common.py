@@ -30,6 +30,7 @@ from torch import nn
 
 from mmseg_tome import compat  # noqa: F401  mmseg may need its stand-ins to be imported
 from mmseg_tome.engine.checkpoint import load_from_local
+from mmseg_tome.errors import UserError
 from mmseg_tome.registry import MODELS
 from mmseg_tome.visualization import capture_slot_maps, draw_slots
 
@@ -47,7 +48,7 @@ _PROGRESS = re.compile(r"(Iter\(\w+\) +\[ *\d+/\d+\])")
 _SHOWN = re.compile(r"\b(?:eta|loss|mIoU|mIoU\.thin|acc_pose|coco/AP|PCK@[\d.]+/PCK): \S+")
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError, RuntimeError):
     """A step failed; the message says which, and why."""
 
 
