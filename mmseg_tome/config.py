@@ -25,7 +25,7 @@ LAUNCHES = ("auto", "graphs", "eager")
 """How kernels may be launched: by graphs where that is safe, by graphs, one by one."""
 DTYPES = ("float32", "float16", "bfloat16")
 """What may be computed in, where nothing is trained."""
-TRUST_FLAG = "--trust-checkpoint"
+TRUST_FLAG, TRUST_VARIABLE = "--trust-checkpoint", "MMSEG_TOME_TRUST_CHECKPOINT"
 
 OPTION = "--cfg-options"
 FORM = 'key=value, such as model.backbone.tome_cfg=hq or work_dir="out"'

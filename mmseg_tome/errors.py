@@ -1,5 +1,10 @@
 """The root of this package's errors. Commands print their one line instead of a traceback."""
 
+from collections.abc import Iterable
+
+NAMED = 3
+"""Of many things, such as parameters, how many a message names."""
+
 
 class UserError(Exception):
     """Something about the given config, files, options or machine is wrong; the message says what.
@@ -13,12 +18,22 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, is not safe to read, or does not fit the model."""
 
 
+class ConversionError(UserError, ValueError):
+    """A checkpoint that cannot be recognised, is not whole, or has no equal in the target."""
+
+
 class DataError(UserError):
     """A data set that is not where the config says."""
 
 
 class MMStackError(UserError, ImportError):
     """No mm stack, or two of them, in this environment."""
+
+
+def some(items: Iterable[str]) -> str:
+    """The first of `items`, and that there are more."""
+    items = list(items)
+    return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")
 
 
 def first_line(error: object) -> str:

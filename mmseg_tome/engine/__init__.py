@@ -1,6 +1,7 @@
 """What runs around a model. Importing this makes checkpoints of this process safe and whole."""
 
-from mmseg_tome.engine import checkpoint, whole_files
+from mmseg_tome.checkpoints import loading
+from mmseg_tome.engine import whole_files
 from mmseg_tome.engine.auto_merging import AutoMergingHook
 from mmseg_tome.engine.checkpoint_guard import CheckpointGuardHook
 from mmseg_tome.engine.collate import pinnable_collate
@@ -29,5 +30,5 @@ __all__ = [
     "pinnable_collate",
 ]
 
-checkpoint.install()
+loading.install()
 whole_files.install()

@@ -4,9 +4,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 
-from mmseg_tome.checkpoints.fitting import fitting_state, mismatch, wanted
-from mmseg_tome.checkpoints.holding import holding
-from mmseg_tome.engine.checkpoint import trusts_checkpoints
+from mmseg_tome.checkpoints.fitting import fitting_state, holding, mismatch, wanted
+from mmseg_tome.checkpoints.loading import trusts_checkpoints
 from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
 from mmseg_tome.errors import CheckpointError
 from mmseg_tome.registry import HOOKS

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmseg_tome.config import is_pose, read_config_file
+from mmseg_tome.config import TRUST_VARIABLE, is_pose, read_config_file
 from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.engine import additions, switches
 from mmseg_tome.engine.additions import OURS
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
 from mmseg_tome.engine.collate import stop_loaders
 from mmseg_tome.engine.cpu import adapt_to_cpu
 from mmseg_tome.errors import CheckpointError, DataError, UserError

@@ -20,11 +20,11 @@ from mmpose.models import TopdownPoseEstimator
 from mmpose.structures import PoseDataSample
 from mmpose.visualization import PoseLocalVisualizer
 
+from mmseg_tome.checkpoints.fitting import load_weights
 from mmseg_tome.errors import UserError
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.inference.weights import load_weights
 from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.calibration import decide_before
 

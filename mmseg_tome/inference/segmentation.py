@@ -10,9 +10,9 @@ from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 from mmseg.registry import DATASETS
 
+from mmseg_tome.checkpoints.fitting import load_weights
 from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.inference.weights import load_weights
 from mmseg_tome.models.image_channels import image_channels
 from mmseg_tome.runtime.calibration import decide_before
 

@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmseg_tome import compat
 from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.config_file import make_config_text
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.engine.checkpoint import load_from_local
 
 transformers = pytest.importorskip("transformers")
 

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),

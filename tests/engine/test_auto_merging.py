@@ -209,7 +209,7 @@ def test_a_training_decides_for_its_validations_and_when_resumed(runner, timings
 
 
 def test_the_checkpoint_is_read_without_running_code(runner, timings, tmp_path):
-    from mmseg_tome.engine.checkpoint import load_from_local
+    from mmseg_tome.checkpoints.loading import load_from_local
 
     runner().train()
     checkpoint = load_from_local(str(tmp_path / "work" / "iter_2.pth"))

@@ -29,7 +29,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmseg_tome import compat  # noqa: F401  mmseg may need its stand-ins to be imported
-from mmseg_tome.engine.checkpoint import load_from_local
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.errors import UserError
 from mmseg_tome.registry import MODELS
 from mmseg_tome.visualization import capture_slot_maps, draw_slots

@@ -14,9 +14,9 @@ from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from torch import nn
 
-from mmseg_tome.engine.checkpoint import load_from_local
+from mmseg_tome.checkpoints.fitting import load_weights
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.weights import load_weights
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.runtime import merging_switch
 from mmseg_tome.runtime.acceleration import accelerate

@@ -11,6 +11,7 @@ import argparse
 import collections
 import datetime
 import decimal
+import functools
 import os
 import pathlib
 import pickle
@@ -20,16 +21,26 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-from mmseg_tome.engine import numpy_pickles
+from mmseg_tome.checkpoints import numpy_pickles
 
 METHODS = {
-    HistoryBuffer: ("min", "max", "current", "mean"),
-    OneCycleParamScheduler: ("_annealing_cos", "_annealing_linear"),
+    "HistoryBuffer": ("min", "max", "current", "mean"),
+    "OneCycleParamScheduler": ("_annealing_cos", "_annealing_linear"),
 }
-"""What loss histories and schedulers ask `getattr` for, with which a file could reach anything."""
+"""What mmengine's loss histories and schedulers ask `getattr` for, which could reach anything."""
+
+
+@functools.cache
+def _of_mmengine() -> dict[str, type]:
+    """These classes; without mmengine, what holds their values."""
+    try:
+        from mmengine.logging import HistoryBuffer
+        from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+    except ImportError:
+        bases = (types.SimpleNamespace,)
+        return {name: type(name, bases, dict.fromkeys(has)) for name, has in METHODS.items()}
+    return dict(HistoryBuffer=HistoryBuffer, OneCycleParamScheduler=OneCycleParamScheduler)
 
 
 @contextmanager
@@ -132,8 +143,8 @@ class _History:
     def __setstate__(self, state: dict) -> None:
         self._state = dict(state)
 
-    def settled(self, settle) -> HistoryBuffer:
-        history = HistoryBuffer(max_length=int(self._state["max_length"]))
+    def settled(self, settle):
+        history = _of_mmengine()["HistoryBuffer"](max_length=int(self._state["max_length"]))
         for name in ("_log_history", "_count_history"):
             values = settle(self._state[name])
             if not isinstance(values, np.ndarray):
@@ -144,8 +155,10 @@ class _History:
 
 def _method(owner=None, name=None, *default) -> Callable:
     """`getattr`, of the few names that are needed."""
-    owner = HistoryBuffer if owner is _History else getattr(owner, "_found", owner)
-    if name not in METHODS.get(owner if isinstance(owner, type) else type(owner), ()):
+    known = _of_mmengine()
+    owner = known["HistoryBuffer"] if owner is _History else getattr(owner, "_found", owner)
+    kind = owner if isinstance(owner, type) else type(owner)
+    if kind not in known.values() or name not in METHODS[kind.__name__]:
         raise _refusal(f"getattr({owner},{name})")
     return getattr(owner, name)
 
@@ -210,7 +223,9 @@ def _harmless() -> dict[str, Callable]:
     found: dict[str, Callable] = {
         # mmengine's own; a config's dicts come back as plain ones
         "mmengine.logging.history_buffer.HistoryBuffer": _History,
-        _full_name(OneCycleParamScheduler): _Type(OneCycleParamScheduler),
+        "mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler": _Type(
+            _of_mmengine()["OneCycleParamScheduler"]
+        ),
         "builtins.getattr": _method,
         "mmengine.config.config.ConfigDict": _dict,
         # what mmcv 1 and addict make is filled as an OrderedDict is

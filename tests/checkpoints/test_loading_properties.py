@@ -21,7 +21,7 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-from mmseg_tome.engine import checkpoint
+from mmseg_tome.checkpoints import loading
 from mmseg_tome.errors import CheckpointError
 
 hypothesis = pytest.importorskip("hypothesis")
@@ -52,7 +52,7 @@ def hook():
 
 @pytest.fixture(autouse=True)
 def distrust(monkeypatch):
-    monkeypatch.delenv(checkpoint.TRUST_VARIABLE, raising=False)
+    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
 
 
 def saved(content, zipped=True) -> bytes:
@@ -69,7 +69,7 @@ def load(content: bytes, ending=".pth"):
     ran.clear()
     watching = True
     try:
-        found = checkpoint.load_from_local(str(path))
+        found = loading.load_from_local(str(path))
     except CheckpointError as error:
         found = error
     finally:

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from mmseg_tome.engine import checkpoint
+from mmseg_tome.checkpoints import loading
 from mmseg_tome.errors import CheckpointError
 
 
@@ -26,8 +26,9 @@ class Malicious:
 
 @pytest.fixture(autouse=True)
 def distrust(monkeypatch):
-    """Nothing is trusted."""
-    monkeypatch.delenv(checkpoint.TRUST_VARIABLE, raising=False)
+    """Nothing is trusted, and mmengine loads by ours."""
+    loading.install()
+    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
 
 
 def save(path: Path, content) -> str:
@@ -57,7 +58,7 @@ def test_code_in_a_checkpoint_is_refused_by_name_and_not_run(tmp_path, zipped, p
     with pytest.raises(CheckpointError, match=r"wants to run .*(touch|getattr|pathlib)") as error:
         _load_checkpoint(str(path))
     assert "--trust-checkpoint" in str(error.value)
-    assert checkpoint.TRUST_VARIABLE in str(error.value)
+    assert loading.TRUST_VARIABLE in str(error.value)
     assert not mark.exists()
 
 
@@ -73,7 +74,7 @@ def test_getattr_reaches_only_statistics_of_a_history(tmp_path):
 def test_the_user_can_trust_a_checkpoint(tmp_path, monkeypatch):
     mark = tmp_path / "was_run"
     path = save(tmp_path / "mine.pth", dict(state_dict={}, meta=Malicious(mark)))
-    monkeypatch.setenv(checkpoint.TRUST_VARIABLE, "1")
+    monkeypatch.setenv(loading.TRUST_VARIABLE, "1")
     _load_checkpoint(path)
     assert mark.exists()
 
@@ -112,7 +113,7 @@ def test_bytes_that_change_on_the_way_end_in_no_traceback(tmp_path, legacy):
         damaged[random.randrange(len(whole))] = random.randrange(256)
         path.write_bytes(damaged)
         try:
-            checkpoint.load_from_local(str(path))  # some bytes do not matter
+            loading.load_from_local(str(path))  # some bytes do not matter
         except CheckpointError as error:
             refusals.append(str(error))
     assert len(refusals) > 20
@@ -162,12 +163,11 @@ def test_other_schemes_unpickle_no_code_either(tmp_path):
     def from_a_zoo(filename, map_location=None):
         return torch.load(path, map_location=map_location, weights_only=False)
 
-    guarded = checkpoint._without_pickled_code(from_a_zoo)
+    guarded = loading._without_pickled_code(from_a_zoo)
     with pytest.raises(CheckpointError, match="wants to run"):
         guarded("zoo://evil")
     assert not (tmp_path / "was_run").exists()
     assert torch.load.__module__ == "torch.serialization"
-    schemes = dict(CheckpointLoader._schemes)
-    schemes.pop("exported://", None)  # of `export.reader`, which unpickles nothing
-    for prefix, loader in schemes.items():
-        assert loader.__module__ == "mmseg_tome.engine.checkpoint", prefix
+    loading.install()
+    for prefix, loader in CheckpointLoader._schemes.items():
+        assert loader.__module__ == "mmseg_tome.checkpoints.loading", prefix

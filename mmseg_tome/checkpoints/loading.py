@@ -1,4 +1,4 @@
-"""Safe loading of checkpoints, on both mm stacks.
+"""Safe loading of checkpoints, on both mm stacks and with torch alone.
 
 A pickle runs whatever code its author put into it, and checkpoints come from strangers. Here a
 checkpoint may hold tensors, plain Python values and what `harmless` lists beside them
@@ -18,25 +18,50 @@ from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, get_dist_info
-from mmengine.runner import CheckpointLoader
+import torch.distributed as dist
 
+from mmseg_tome.checkpoints.harmless import harmless_only, settle
 from mmseg_tome.checkpoints.wrappers import plain_names, unwrap
-from mmseg_tome.config import TRUST_FLAG
-from mmseg_tome.engine.harmless import harmless_only, settle
+from mmseg_tome.config import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.errors import CheckpointError, first_line
 
-TRUST_VARIABLE = "MMSEG_TOME_TRUST_CHECKPOINT"
 SAFETENSORS = ".safetensors"
+
+
+SCHEMES: dict[str, Callable] = {}
+"""Readers of checkpoints by what an address begins with, which go before mmengine's."""
 
 
 def install() -> None:
     """Make mmengine load every checkpoint through this module."""
-    ours: dict[str, Callable] = {"": load_from_local}
-    ours.update(dict.fromkeys(("http://", "https://"), load_from_http))
-    for prefix, loader in list(CheckpointLoader._schemes.items()):
-        loader = ours.get(prefix) or _without_pickled_code(loader)
+    from mmengine.runner import CheckpointLoader
+
+    for prefix, loader in _loaders().items():
         CheckpointLoader.register_scheme(prefix, loader, force=True)
+
+
+def load(name: str, map_location="cpu") -> dict:
+    """Read a checkpoint from a file or from an address that mmengine knows.
+
+    Raises:
+        CheckpointError: As `load_from_local`, or it cannot be downloaded.
+    """
+    loaders = _loaders()
+    prefix = max(prefix for prefix in loaders if re.match(prefix, name))  # the longest
+    return loaders[prefix](name, map_location)
+
+
+def _loaders() -> dict[str, Callable]:
+    """By what addresses begin with: ours, and mmengine's where it is, which unpickle no code."""
+    try:
+        from mmengine.runner import CheckpointLoader
+    except ImportError:
+        return SCHEMES
+    safe = {
+        prefix: loader if loader.__module__ == __name__ else _without_pickled_code(loader)
+        for prefix, loader in CheckpointLoader._schemes.items()
+    }
+    return {**safe, **SCHEMES}
 
 
 def trusts_checkpoints() -> bool:
@@ -118,8 +143,8 @@ def load_from_http(filename: str, map_location=None, model_dir: str | None = Non
     path = folder / Path(urlparse(filename).path).name
     if not path.is_file() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         _download(filename, path)
-    if get_dist_info()[1] > 1:
-        barrier()
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
     return load_from_local(str(path), map_location)
 
 
@@ -228,3 +253,6 @@ def _without_pickled_code(loader: Callable) -> Callable:
     # mmengine prints what follows "load_from_" of a loader's name.
     load_from_elsewhere.__name__ = getattr(loader, "__name__", "load_from_elsewhere")
     return load_from_elsewhere
+
+
+SCHEMES.update({"": load_from_local, "http://": load_from_http, "https://": load_from_http})

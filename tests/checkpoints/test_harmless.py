@@ -16,9 +16,9 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 
-from mmseg_tome.engine import checkpoint
-from mmseg_tome.engine.checkpoint import load_from_local
-from mmseg_tome.engine.harmless import harmless_only
+from mmseg_tome.checkpoints import loading
+from mmseg_tome.checkpoints.harmless import harmless_only
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.errors import CheckpointError
 
 VALUES = {
@@ -71,7 +71,7 @@ ARRAYS = {
 
 @pytest.fixture(autouse=True)
 def distrust(monkeypatch):
-    monkeypatch.delenv(checkpoint.TRUST_VARIABLE, raising=False)
+    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
 
 
 @pytest.fixture(params=[True, False], ids=["zip", "legacy"])
@@ -220,7 +220,7 @@ def test_calls_are_refused_by_name(read_back, call):
     with pytest.raises(CheckpointError, match=rf"wants to run \S*{call[0].__name__}") as caught:
         read_back(Call(*call))
     assert "\n" not in str(caught.value)
-    assert checkpoint.TRUST_FLAG in str(caught.value)
+    assert loading.TRUST_FLAG in str(caught.value)
 
 
 class Build:
@@ -286,7 +286,7 @@ def test_a_folder_is_named(tmp_path):
 
 
 def test_a_trusted_file_that_is_damaged_ends_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv(checkpoint.TRUST_VARIABLE, "1")
+    monkeypatch.setenv(loading.TRUST_VARIABLE, "1")
     (tmp_path / "a.pth").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"a\.pth cannot be loaded"):
         load_from_local(str(tmp_path / "a.pth"))
