@@ -13,15 +13,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
-from mmpose.apis import inference_topdown, init_model
-from mmpose.models import TopdownPoseEstimator
+from mmpose.apis import inference_topdown
 from mmpose.structures import PoseDataSample
 from mmpose.visualization import PoseLocalVisualizer
 
-from mmseg_tome.checkpoints.fitting import load_weights
-from mmseg_tome.errors import UserError
+from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.inference.boxes import Boxes
 from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
@@ -34,7 +31,7 @@ class PosePredictor:
 
     Args:
         cfg: Config of a top-down model; stays as it is.
-        checkpoint: File or address of its weights.
+        checkpoint: File or address of its weights; None for random ones.
         device: Where to run, as `torch.device` takes it.
         batch_size: Boxes of an image that run together; the config's test batch size if None.
         opacity: Of the skeletons over the image, 0 to 1.
@@ -53,26 +50,16 @@ class PosePredictor:
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | None,
         device: str,
         batch_size: int | None = None,
         opacity: float = 1.0,
         boxes: Boxes | None = None,
         threshold: float = 0.3,
     ):
-        cfg = Config(cfg.to_dict())
-        # Without the checkpoint: it would load whatever fits.
-        self.model = init_model(cfg, device=device)
-        if not isinstance(self.model, TopdownPoseEstimator):
-            raise UserError(f"{cfg.model.type} is not a top-down model, nothing else can be run")
-        weights = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu")
-        meta = load_weights(self.model, weights, checkpoint)
-        self.model.dataset_meta = meta.get("dataset_meta") or self.model.dataset_meta
+        self.model = load_model(cfg, checkpoint, device)
         names = self.model.dataset_meta["keypoint_id2name"]
         self.keypoints = [names[i] for i in range(len(names))]
-        predicted = getattr(self.model.head, "out_channels", len(names))
-        if predicted != len(names):
-            raise UserError(f"the model has {predicted} keypoints, its data set {len(names)}")
         self._visualizer = PoseLocalVisualizer(name="infer")
         self._visualizer.set_dataset_meta(self.model.dataset_meta)
         self.boxes = boxes

@@ -8,9 +8,8 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
-from mmseg.registry import DATASETS
 
-from mmseg_tome.checkpoints.fitting import load_weights
+from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.inference.inputs import Item, check_channels
 from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.models.image_channels import image_channels
@@ -26,7 +25,7 @@ class SegmentationPredictor:
 
     Args:
         cfg: Config of a segmentation model; stays as it is.
-        checkpoint: File or address of its weights.
+        checkpoint: File or address of its weights; None for random ones.
         device: Where to run, as `torch.device` takes it.
         batch_size: Images of one size that run together; the config's test batch size if None.
         opacity: Of the classes' colours over the image, 0 to 1.
@@ -42,7 +41,7 @@ class SegmentationPredictor:
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | None,
         device: str,
         batch_size: int | None = None,
         opacity: float = 0.5,
@@ -117,42 +116,10 @@ class SegmentationPredictor:
 
 
 class _Inferencer(MMSegInferencer):
-    """The stock inferencer, except that it refuses weights that do not fit the model."""
+    """The stock inferencer around a model that `load_model` gives."""
 
     def _init_collate(self, cfg):
         return pseudo_collate  # mmseg has no other, and a look for one ends in a warning
 
     def _init_model(self, cfg, weights, device="cpu"):
-        self._weights = weights
-        return super()._init_model(cfg, weights, device)
-
-    def _load_weights_to_model(self, model, checkpoint, cfg):
-        meta = load_weights(model, checkpoint, self._weights)
-        # A single channel tells two classes apart, whatever number of them the head was told.
-        number = max(model.num_classes, 2 if model.out_channels == 1 else 1)
-        model.dataset_meta = find_classes(meta, cfg, number)
-
-
-def find_classes(meta: dict, cfg: Config, number: int) -> dict:
-    """Names and colours of `number` classes: the checkpoint's, or the config's, or made up.
-
-    Args:
-        meta: The checkpoint's `meta`.
-        cfg: The config, whose test data set is asked without being built.
-        number: How many classes the model has.
-
-    Returns:
-        `classes` and `palette`, RGB.
-    """
-    dataset = cfg.test_dataloader.dataset
-    kind = dataset.type if isinstance(dataset.type, type) else DATASETS.get(dataset.type)
-    declared = {**getattr(kind, "METAINFO", {}), **(dataset.get("metainfo") or {})}
-    old = dict(classes=meta.get("CLASSES"), palette=meta.get("PALETTE"))  # mmseg 0.x
-    found = [meta.get("dataset_meta") or {}, old, declared]
-    fitting = [known for known in found if len(known.get("classes") or ()) == number]
-    classes = fitting[0]["classes"] if fitting else [f"class {i}" for i in range(number)]
-    palettes = [known.get("palette") for known in fitting]
-    palettes = [palette for palette in palettes if len(palette or ()) == number]
-    # mmseg's colours for data sets without any.
-    made_up = np.random.RandomState(42).randint(0, 255, (number, 3)).tolist()
-    return dict(classes=classes, palette=palettes[0] if palettes else made_up)
+        return load_model(cfg, weights, device)

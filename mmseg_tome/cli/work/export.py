@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from torch.export import ExportedProgram
 
+from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.config import is_pose, read_size
 from mmseg_tome.config_datasets import with_one_test_dataset
@@ -18,7 +19,7 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe
-from mmseg_tome.export.network import Network, load_model
+from mmseg_tome.export.network import Network
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
 from mmseg_tome.files import replacing

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -23,7 +22,6 @@ from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
     NothingToDrawError,
-    untrained_checkpoint,
 )
 from mmseg_tome.visualization.selection import Selection
 
@@ -44,11 +42,9 @@ def visualize(args: argparse.Namespace) -> int:
     args.opacity = None if is_pose(cfg) else OPACITY
     boxes = read_boxes(args, cfg, sources)
     reader = Reader(cfg)
-    with ExitStack() as stack:
-        if not checkpoint:
-            print("warning: no checkpoint: random weights are run", file=sys.stderr)
-        weights = checkpoint or stack.enter_context(untrained_checkpoint(cfg))
-        predictor = build_predictor(args, cfg, weights, device, boxes)
+    if not checkpoint:
+        print("warning: no checkpoint: random weights are run", file=sys.stderr)
+    predictor = build_predictor(args, cfg, checkpoint or None, device, boxes)
     shown = Path(checkpoint).name if checkpoint else "random weights"
     merging = cfg.model.backbone.tome_cfg
     preset = f"preset {merging}" if isinstance(merging, str) else "tome_cfg of its own"
