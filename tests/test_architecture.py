@@ -20,6 +20,7 @@ FLOORS = (
     {"inference"},
     {"visualization"},
     {"export"},
+    {"hooks"},
     {"engine"},
     {"lab"},
     {"cli"},

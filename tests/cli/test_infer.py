@@ -49,10 +49,10 @@ def infer(monkeypatch, capsys):
 @pytest.fixture
 def warned(monkeypatch) -> list[str]:
     """What the tool says besides errors."""
-    from mmseg_tome.engine import switches
+    from mmseg_tome.cli.work import infer
 
     found = []
-    monkeypatch.setattr(switches, "say", lambda *lines: found.extend(filter(None, lines)))
+    monkeypatch.setattr(infer, "say", lambda *lines: found.extend(filter(None, lines)))
     return found
 
 

@@ -12,9 +12,8 @@ from torch.export import ExportedProgram
 
 from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.cli.ending import ignore_developer_warnings
-from mmseg_tome.config import is_pose, read_size
+from mmseg_tome.config import choose_checkpoint, is_pose, read_config, read_size
 from mmseg_tome.config_datasets import with_one_test_dataset
-from mmseg_tome.engine import launch
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
@@ -35,11 +34,11 @@ def export(args: argparse.Namespace) -> None:
     ignore_developer_warnings()
     check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
-    cfg = with_one_test_dataset(launch.read_config(args))
+    cfg = with_one_test_dataset(read_config(args))
     if args.dynamic_size and is_pose(cfg):
         raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
     size = choose_size(args.size, cfg)
-    checkpoint = launch.choose_checkpoint(args, cfg)
+    checkpoint = choose_checkpoint(args, cfg)
 
     status = Console(stderr=True).status
     with status("loading"):

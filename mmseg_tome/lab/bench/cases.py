@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
+from mmseg_tome import compat
 from mmseg_tome.checkpoints.fitting import load_weights
 from mmseg_tome.checkpoints.loading import load
 from mmseg_tome.checkpoints.wrappers import find_parameters
@@ -136,6 +137,7 @@ def read_config(path: Path) -> Config:
     if not path.is_file():
         raise UsageError(f"no config file at {path}")
     try:
+        compat.name_packages()
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: anything can come out of it
         raise UsageError(f"cannot read config {path}: {_one_line(error)}") from error

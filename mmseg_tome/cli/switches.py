@@ -5,17 +5,14 @@ A switch that is not given leaves the config as it is; one that cannot do anythi
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.engine.additions import HOOKS, add_hooks, find_hook, has_our_backbone
+from mmseg_tome.cli.additions import HOOKS, add_hooks, find_hook, has_our_backbone
+from mmseg_tome.config import NO_GPU, no_effect
 from mmseg_tome.errors import UserError
-
-NO_GPU = "there is no GPU"
 
 
 def has_gpu() -> bool:
@@ -26,19 +23,6 @@ def has_gpu() -> bool:
 def half(dtype: str | None) -> str | None:
     """The data type as our hook and `accelerate` take it: None keeps that of the weights."""
     return None if dtype == "float32" else dtype
-
-
-def no_effect(switch: str, reason: str) -> str:
-    """The line that says that a switch has no effect."""
-    return f"warning: {switch} has no effect: {reason}"
-
-
-def say(*lines: str | None) -> None:
-    """Print lines once, whatever the number of processes that a launcher started."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    if next((rank for rank in ranks if rank), "0") == "0":
-        for line in filter(None, lines):
-            print(line, file=sys.stderr, flush=True)
 
 
 def use_launch(cfg: Config, launch: str | None, gpu: bool) -> Iterator[str]:

@@ -11,9 +11,9 @@ from mmengine.runner import BaseLoop
 from torch import nn
 
 from mmseg_tome.cli.ending import run
-from mmseg_tome.engine import DatasetGuardHook
-from mmseg_tome.engine.dataset_guard import check_dataset
+from mmseg_tome.datasets.checks import check_dataset
 from mmseg_tome.errors import DataError
+from mmseg_tome.hooks import DatasetGuardHook
 
 
 class Files(BaseDataset):

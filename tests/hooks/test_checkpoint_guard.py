@@ -7,8 +7,8 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmseg_tome.checkpoints.fitting import mismatch
-from mmseg_tome.engine import CheckpointGuardHook
 from mmseg_tome.errors import CheckpointError
+from mmseg_tome.hooks import CheckpointGuardHook
 
 
 class Segmentor(nn.Module):

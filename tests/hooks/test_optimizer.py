@@ -12,7 +12,7 @@ pytest.importorskip("mmengine")
 from mmengine import Config
 from mmengine.optim import DefaultOptimWrapperConstructor, build_optim_wrapper
 
-from mmseg_tome.engine.optimizer import GroupedOptimWrapperConstructor, fused_on_gpu
+from mmseg_tome.hooks.optimizer import GroupedOptimWrapperConstructor, fused_on_gpu
 
 STOCK = "DefaultOptimWrapperConstructor"
 OURS = "mmseg_tome.GroupedOptimWrapperConstructor"
@@ -142,7 +142,7 @@ def test_a_constructor_builds_any_number_of_optimizers_also_of_wrapped_models(ti
 
 
 def test_the_wrapper_is_the_one_of_the_config(tiny_model):
-    from mmseg_tome.engine import CPUAmpOptimWrapper
+    from mmseg_tome.hooks import CPUAmpOptimWrapper
 
     wrapper = build(
         OURS,

@@ -10,9 +10,9 @@ from mmengine.runner import BaseLoop
 from torch import nn
 
 from mmseg_tome import compat
-from mmseg_tome.engine import DatasetGuardHook
-from mmseg_tome.engine.label_check import check_segmentation
+from mmseg_tome.datasets.checks import check_segmentation
 from mmseg_tome.errors import DataError
+from mmseg_tome.hooks import DatasetGuardHook
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 

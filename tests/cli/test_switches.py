@@ -3,8 +3,8 @@ import argparse
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.cli import options
-from mmseg_tome.engine import additions, switches
+from mmseg_tome.cli import additions, options, switches
+from mmseg_tome.config import say
 from mmseg_tome.errors import UserError
 
 OURS = dict(type="mmseg_tome.MixVisionTransformer", tome_cfg="hq")
@@ -185,9 +185,9 @@ class TestShowMerging:
 def test_one_process_of_several_speaks(variable, monkeypatch, capsys):
     for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
         monkeypatch.delenv(name, raising=False)
-    switches.say("alone", None)
+    say("alone", None)
     monkeypatch.setenv(variable, "0")
-    switches.say("first")
+    say("first")
     monkeypatch.setenv(variable, "1")
-    switches.say("second")
+    say("second")
     assert capsys.readouterr().err == "alone\nfirst\n"

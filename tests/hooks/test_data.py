@@ -18,7 +18,9 @@ from mmpose.structures import MultilevelPixelData, PoseDataSample
 from mmseg.structures import SegDataSample
 from torch.utils.data import DataLoader, Dataset
 
-from mmseg_tome.engine.collate import Batch, pin, pin_loader, pinnable_collate, stop_loaders
+from mmseg_tome.cli.additions import pin_loader
+from mmseg_tome.cli.running import stop_loaders
+from mmseg_tome.hooks.data import Batch, pin, pinnable_collate
 
 Pair = namedtuple("Pair", "left right")
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.cli import options
+from mmseg_tome import config as config_module
+from mmseg_tome.cli import options, running, switches
 from mmseg_tome.cli.ending import run
-from mmseg_tome.engine import launch, switches
-from mmseg_tome.engine.cpu import adapt_to_cpu
+from mmseg_tome.cli.running import adapt_to_cpu
 from mmseg_tome.errors import DataError, UserError
 from mmseg_tome.merging import TomeConfigError
 from mmseg_tome.registry import HOOKS
@@ -22,11 +22,11 @@ def loader(**dataset):
 def test_data_that_is_there_passes(tmp_path):
     (tmp_path / "img").mkdir()
     (tmp_path / "list.json").touch()
-    launch.check_data(None)
-    launch.check_data(
+    running.check_data(None)
+    running.check_data(
         loader(data_root=str(tmp_path), data_prefix=dict(img="img/"), ann_file="list.json")
     )
-    launch.check_data(loader(data_root="s3://bucket", data_prefix=dict(img="img/")))
+    running.check_data(loader(data_root="s3://bucket", data_prefix=dict(img="img/")))
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_data_that_is_there_passes(tmp_path):
 def test_missing_data_is_named(tmp_path, wrap):
     root = str(tmp_path)
     with pytest.raises(DataError, match=r"Some: .*nowhere does not exist"):
-        launch.check_data(wrap(loader(data_root=f"{root}/nowhere")))
+        running.check_data(wrap(loader(data_root=f"{root}/nowhere")))
     with pytest.raises(DataError, match=r"labels does not exist"):
-        launch.check_data(wrap(loader(data_root=root, data_prefix=dict(seg="labels"))))
+        running.check_data(wrap(loader(data_root=root, data_prefix=dict(seg="labels"))))
     with pytest.raises(DataError, match=r"val.json does not exist"):
-        launch.check_data(wrap(loader(data_root=root, ann_file="val.json")))
+        running.check_data(wrap(loader(data_root=root, ann_file="val.json")))
 
 
 @pytest.mark.parametrize("error", [UserError, DataError, TomeConfigError])
@@ -59,15 +59,17 @@ def test_bugs_keep_their_traceback():
 def test_the_authors_configs_get_the_merging_backbone():
     flat = [dict(q_mode="n2d", q_s=(2, 2))] * 4
     cfg = Config(dict(model=dict(backbone=dict(type="MixVisionTransformer", tome_cfg=flat))))
-    launch._adopt_the_authors_models(cfg)
+    config_module._adopt_the_authors_models(cfg)
     assert cfg.model.backbone.type == "mmseg_tome.MixVisionTransformer"
     stock = Config(dict(model=dict(backbone=dict(type="MixVisionTransformer"))))
-    launch._adopt_the_authors_models(stock)
+    config_module._adopt_the_authors_models(stock)
     assert stock.model.backbone.type == "MixVisionTransformer"
 
 
 def read(path, **options):
-    return launch.read_config(Namespace(config=str(path), cfg_options=options, trust_checkpoint=0))
+    return config_module.read_config(
+        Namespace(config=str(path), cfg_options=options, trust_checkpoint=0)
+    )
 
 
 def test_options_of_hooks_that_had_no_names_are_told_the_new_ones(tmp_path):
@@ -96,7 +98,7 @@ def test_a_config_is_completed_and_switched(tmp_path, monkeypatch, capsys, gpu):
     parser.add_argument("config")
     options.add_common_arguments(parser)
     args = [str(config), "--launch", "graphs", "--show-merging", "--work-dir", "work"]
-    cfg = launch.load_config(parser.parse_args(args))
+    cfg = running.load_config(parser.parse_args(args))
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("added to the config: default_hooks.fast_inference")
     assert said[-1].startswith("--show-merging: pictures merging_*.png below work")
@@ -112,7 +114,7 @@ def test_a_config_is_completed_and_switched(tmp_path, monkeypatch, capsys, gpu):
 
 
 def test_a_machine_without_gpu_gets_gloo_and_plain_batch_norm(monkeypatch):
-    monkeypatch.setattr("mmseg_tome.engine.cpu.get_device", lambda: "cpu")
+    monkeypatch.setattr("mmseg_tome.cli.running.get_device", lambda: "cpu")
     model = dict(head=dict(norm_cfg=dict(type="SyncBN", eps=1)), necks=[dict(type="SyncBN")])
     cfg = Config(
         dict(
@@ -131,7 +133,7 @@ def test_a_machine_without_gpu_gets_gloo_and_plain_batch_norm(monkeypatch):
 
 
 def test_nothing_changes_where_a_gpu_is(monkeypatch):
-    monkeypatch.setattr("mmseg_tome.engine.cpu.get_device", lambda: "cuda")
+    monkeypatch.setattr("mmseg_tome.cli.running.get_device", lambda: "cuda")
     cfg = Config(dict(launcher="pytorch", model=dict(norm=dict(type="SyncBN"))))
     adapt_to_cpu(cfg)
     assert cfg.model.norm.type == "SyncBN"
@@ -144,7 +146,7 @@ def test_a_torchvision_that_does_not_match_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     with pytest.raises(UserError, match=r"torchvision does not match torch \(operator torchvis"):
-        launch.check_torchvision()
+        running.check_torchvision()
 
 
 def test_metrics_are_saved_to_a_file(tmp_path):

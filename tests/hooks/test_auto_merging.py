@@ -17,7 +17,7 @@ import torch
 pytest.importorskip("mmengine")
 
 from mmseg_tome import compat  # isort: skip
-from mmseg_tome.engine import auto_merging  # isort: skip
+from mmseg_tome.hooks import auto_merging  # isort: skip
 from mmseg_tome.runtime import calibration  # isort: skip
 from mmseg_tome.runtime.merging_switch import merging_backbone, set_merging  # isort: skip
 
@@ -314,7 +314,7 @@ def process(rank: int, data: str, work_dir: str) -> None:
     """Train, then test on one sample: process 1 has none."""
     from mmengine.runner import Runner
 
-    from mmseg_tome.engine.cpu import adapt_to_cpu
+    from mmseg_tome.cli.running import adapt_to_cpu
 
     # Process 1 is not asked.
     times = iter([2.0, 1.0, 1.0, 1.0] * 4 if rank == 0 else [])

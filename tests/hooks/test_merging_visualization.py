@@ -14,8 +14,8 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from mmseg_tome import compat
-from mmseg_tome.engine import MergingVisualizationHook
 from mmseg_tome.errors import UserError
+from mmseg_tome.hooks import MergingVisualizationHook
 from mmseg_tome.registry import HOOKS, MODELS
 from mmseg_tome.runtime.graphs import CudaGraphs, install
 
@@ -165,7 +165,7 @@ class TestWarnings:
     @pytest.fixture
     def warnings(self, monkeypatch):
         """What the hook logs."""
-        from mmseg_tome.engine import merging_visualization
+        from mmseg_tome.hooks import merging_visualization
 
         found = []
 

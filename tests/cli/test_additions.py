@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_tome import compat
-from mmseg_tome.engine import additions
+from mmseg_tome.cli import additions
 from mmseg_tome.registry import HOOKS
 
 OURS = "mmseg_tome.MixVisionTransformer"

@@ -10,8 +10,8 @@ pytest.importorskip("mmengine")
 
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 
-from mmseg_tome.engine.optimizer_state import adapt_optimizer_state
 from mmseg_tome.errors import CheckpointError
+from mmseg_tome.hooks.optimizer import adapt_optimizer_state
 
 STOCK = "DefaultOptimWrapperConstructor"
 OURS = "mmseg_tome.GroupedOptimWrapperConstructor"

@@ -1,10 +1,13 @@
-"""A look at classes and labels before a run: what does not fit a head trains or scores silently.
+"""A look at data before a run: what does not fit a model ends late, or trains and scores silently.
 
 A head of 19 classes learns from 11 without a word; masks of 0 and 255 give an accuracy of 100 %,
 since 255 stands for what is not labelled; other mistakes end as "Target 6 is out of bounds", on a
 GPU as a device-side assert.
 """
 
+import os
+import traceback
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +17,85 @@ from PIL import Image
 from torch import nn
 
 from mmseg_tome.errors import DataError
+
+FILES = ("img_path", "seg_map_path")
+"""Fields of a sample that name a file."""
+
+
+def check_dataset(dataset: BaseDataset, keypoints: int | None = None) -> None:
+    """Check one data set.
+
+    Args:
+        dataset: A data set of an mm package.
+        keypoints: How many keypoints the model predicts, if it is one for pose.
+
+    Raises:
+        DataError: It has no samples, other keypoints, or lacks files.
+    """
+    name, source = type(dataset).__name__, _source(dataset)
+    if len(dataset) == 0:
+        raise _nothing_in(dataset)
+    declared = dataset.metainfo.get("num_keypoints")
+    if None not in (keypoints, declared) and keypoints != declared:
+        raise DataError(
+            f"{name} has {declared} keypoints, the model's head predicts {keypoints}: set "
+            "model.head.out_channels, or use the data set that the model is for"
+        )
+    names_by_folder = defaultdict(set)
+    for i in range(len(dataset)):
+        sample = BaseDataset.get_data_info(dataset, i)  # subclasses copy their metainfo into it
+        if declared and "keypoints" in sample and sample["keypoints"].shape[1] != declared:
+            raise DataError(
+                f"{name}: annotation {sample.get('id')} of {source} has "
+                f"{sample['keypoints'].shape[1]} keypoints, not {declared}"
+            )
+        for path in (sample.get(field) for field in FILES):
+            if path and "://" not in path:
+                folder, file = os.path.split(path)
+                names_by_folder[folder].add(file)
+    _check_files(name, source, names_by_folder)
+
+
+def explain_empty(error: ValueError) -> DataError | None:
+    """What to tell a user instead of `error`, if mmengine raised it over a data set without data.
+
+    mmengine builds its data sets late, and fails in numpy where it packs an empty list.
+    """
+    cause: BaseException | None = error
+    while cause is not None:  # mmengine wraps errors of what it builds
+        for frame, _ in traceback.walk_tb(cause.__traceback__):
+            dataset = frame.f_locals.get("self")
+            packs = frame.f_code.co_name == "_serialize_data"
+            if packs and isinstance(dataset, BaseDataset) and not dataset.data_list:
+                return _nothing_in(dataset)
+        cause = cause.__context__
+    return None
+
+
+def _nothing_in(dataset: BaseDataset) -> DataError:
+    pose = "num_keypoints" in dataset.metainfo
+    needs = " that has a box inside the image and a labelled keypoint, and is no crowd"
+    what = f"no person{needs}" if pose else "no image"
+    return DataError(f"{type(dataset).__name__}: nothing to use in {_source(dataset)}: {what}")
+
+
+def _source(dataset: BaseDataset) -> str:
+    return dataset.ann_file or dataset.data_root or str(dataset.data_prefix)
+
+
+def _check_files(name: str, source: str, names_by_folder: dict[str, set[str]]) -> None:
+    """One listing of a folder instead of a look at each of its files."""
+    missing = []
+    for folder, names in names_by_folder.items():
+        present = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        missing += [os.path.join(folder, file) for file in sorted(names - present)]
+    if missing:
+        total = sum(map(len, names_by_folder.values()))
+        raise DataError(
+            f"{name}: {len(missing)} of the {total} files that {source} names are missing, the "
+            f"first is {missing[0]}"
+        )
+
 
 LOOKED_AT = 6
 """Labels of a data set that are read."""

@@ -22,7 +22,7 @@ from mmseg.models import SegTTAModel
 from mmseg.visualization import SegLocalVisualizer
 
 from mmseg_tome import evaluation
-from mmseg_tome.engine.wanted_logits import wants_logits
+from mmseg_tome.hooks.fast import wants_logits
 
 
 class Model(torch.nn.Module):

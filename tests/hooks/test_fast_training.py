@@ -8,8 +8,8 @@ from torch import nn
 
 pytest.importorskip("mmengine")
 
-from mmseg_tome.engine import fast_training  # isort: skip
-from mmseg_tome.engine.fast_training import FastTrainingHook, why_not_captured
+from mmseg_tome.hooks import fast
+from mmseg_tome.hooks.fast import FastTrainingHook, why_not_captured
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.runtime.graphs import graphed_parts
 
@@ -30,7 +30,7 @@ def model_of(**options):
 @pytest.fixture
 def said(monkeypatch):
     said = []
-    monkeypatch.setattr(fast_training, "print_log", lambda message, _: said.append(message))
+    monkeypatch.setattr(fast, "print_log", lambda message, _: said.append(message))
     return said
 
 
@@ -46,7 +46,7 @@ def test_a_cpu_trains_as_without_it(options, reason, said):
 
 
 def test_a_gpu_trains_by_graphs_until_the_end(said, monkeypatch):
-    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    monkeypatch.setattr(fast, "why_eager", lambda network, launch: None)
     model = model_of()
     hook = FastTrainingHook()
     for _ in range(2):
@@ -60,7 +60,7 @@ def test_a_gpu_trains_by_graphs_until_the_end(said, monkeypatch):
 
 @pytest.mark.parametrize("own", [False, True])
 def test_two_hooks_on_a_gpu_leave_no_trace(monkeypatch, own):
-    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    monkeypatch.setattr(fast, "why_eager", lambda network, launch: None)
     model = model_of()
     if not own:
         model.data_preprocessor._non_blocking = False  # as mmengine's have it
@@ -76,7 +76,7 @@ def test_two_hooks_on_a_gpu_leave_no_trace(monkeypatch, own):
 
 
 def test_the_switch(said, monkeypatch):
-    monkeypatch.setattr(fast_training, "why_eager", lambda network, launch: None)
+    monkeypatch.setattr(fast, "why_eager", lambda network, launch: None)
     model = model_of()
     FastTrainingHook(enabled=False).before_train(runner_of(model))
     assert not graphed_parts(model)

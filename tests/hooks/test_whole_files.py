@@ -11,10 +11,11 @@ import torch
 from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 
-from mmseg_tome.engine import SaveFirstCheckpointHook
-from mmseg_tome.engine.whole_files import WholeFilesBackend, alone_in, find_resumable
+from mmseg_tome.cli.running import alone_in, find_resumable
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import LOCK, only_one
+from mmseg_tome.hooks import SaveFirstCheckpointHook
+from mmseg_tome.hooks.checkpoints import WholeFilesBackend
 
 
 def names(folder: Path) -> list[str]:

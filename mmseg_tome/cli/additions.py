@@ -12,9 +12,8 @@ from collections.abc import Collection, Iterator
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.engine.collate import pin_loader
+from mmseg_tome.config import OURS
 
-OURS = "mmseg_tome."
 GUARDS = dict(
     checkpoint_guard=dict(type=f"{OURS}CheckpointGuardHook"),
     dataset_guard=dict(type=f"{OURS}DatasetGuardHook"),
@@ -59,7 +58,7 @@ def complete(cfg: Config, gpu: bool, given: Collection[str] = ()) -> str | None:
     added = add_hooks(cfg, HOOKS)
     if gpu:
         added += [*use_our_model(cfg), *_use_our_metrics(cfg)]
-        added += [*_use_our_optimizer(cfg), *_pin_loaders(cfg), *_add_workers(cfg, given)]
+        added += [*_use_our_optimizer(cfg), *pin_loaders(cfg), *_add_workers(cfg, given)]
     return f"added to the config: {', '.join(added)}" if added else None
 
 
@@ -137,7 +136,7 @@ def _use_our_optimizer(cfg: Config) -> list[str]:
     return [OPTIMIZER]
 
 
-def _pin_loaders(cfg: Config) -> list[str]:
+def pin_loaders(cfg: Config) -> list[str]:
     pinned = []
     for split in ("train", "val", "test"):
         loader = cfg.get(f"{split}_dataloader")
@@ -145,6 +144,12 @@ def _pin_loaders(cfg: Config) -> list[str]:
             pin_loader(loader)
             pinned += [split] if "collate_fn" in loader else []
     return [f"pinned memory of data loaders ({', '.join(pinned)})"] if pinned else []
+
+
+def pin_loader(dataloader_cfg: dict) -> None:
+    """Make a data loader pin batches for a GPU, unless its config says how to pin or collate."""
+    if "collate_fn" not in dataloader_cfg and dataloader_cfg.setdefault("pin_memory", True):
+        dataloader_cfg["collate_fn"] = dict(type="mmseg_tome.pinnable_collate")
 
 
 def _add_workers(cfg: Config, given: Collection[str]) -> list[str]:

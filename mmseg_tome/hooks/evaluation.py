@@ -1,7 +1,8 @@
-"""A hook that runs a test's model without merging, for the metric that compares."""
+"""A test's reference without merging, and its metrics in a file."""
 
 from collections.abc import Callable, Sequence
 
+import mmengine
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -75,3 +76,22 @@ def unmerged_predictions(model: torch.nn.Module, fp16: bool) -> Callable[[dict],
 
 def _metrics_of(evaluator: Evaluator, kind: type) -> list:
     return [metric for metric in getattr(evaluator, "metrics", ()) if isinstance(metric, kind)]
+
+
+@HOOKS.register_module()
+class SaveMetricsHook(Hook):
+    """Write the metrics of a test to a file.
+
+    Args:
+        path: The file; its ending (.json, .yaml, .pkl) says how.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        """Write `metrics`, once per job."""
+        if metrics is not None and runner.rank == 0:
+            mmengine.dump(metrics, self.path)
