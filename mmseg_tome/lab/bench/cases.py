@@ -27,6 +27,8 @@ PRESETS: dict[str, dict] = {
     "hq": {"tome_cfg": "hq"},
     "fast": {"tome_cfg": "fast"},
     "n2d": {"tome_cfg": "n2d"},
+    "quality": {"tome_cfg": "quality"},
+    "speed": {"tome_cfg": "speed"},
     "hq-turbo": {"tome_cfg": "hq-turbo"},
     "fast-turbo": {"tome_cfg": "fast-turbo"},
     "hq-prop": {"tome_cfg": "hq-prop"},

@@ -162,6 +162,8 @@ def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -
     report.print_environment(env, rows, console)
     plots.write_latencies(args.out / "benchmark.png", env, rows)
     written = ["benchmark.json", "benchmark.png"]
+    if plots.write_presets(args.out / "presets.png", env, rows):
+        written.append("presets.png")
     if args.breakdown:
         plots.write_breakdown(args.out / "breakdown.png", env, rows)
         written.append("breakdown.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,69 @@ def write_breakdown(path: Path, env: dict, rows: list[dict]) -> None:
         _save(path, figure)
 
 
+def write_presets(path: Path, env: dict, rows: list[dict]) -> bool:
+    """Plot what merging gains over none from case to case, where two cases at least have both.
+
+    Of ours by graphs where they were timed. Returns whether there was anything to plot.
+    """
+    times: dict[str, dict[str, float]] = {}
+    for case in cases(rows).values():
+        for pipeline in ("ours", "ours, graphs"):
+            found = {
+                row["variant"]: row["latency_ms"]["median"]
+                for row in case
+                if row["pipeline"] == pipeline and row["latency_ms"]
+            }
+            if len(found) > 1 and "none" in found:
+                times[title(case)] = found
+    if len(times) > 1:
+        draw_presets(path, _hardware(env), times)
+    return len(times) > 1
+
+
+def draw_presets(path: Path, heading: str, times: dict[str, dict[str, float]]) -> None:
+    """Plot how many times faster than none each preset is, a line a preset.
+
+    Args:
+        path: The PNG file.
+        heading: Hardware and versions.
+        times: Milliseconds of each preset, none among them, of each case.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.7 * len(times) + 2.6, 4), layout="constrained")
+    axis = figure.subplots()
+    presets = dict.fromkeys(p for found in times.values() for p in found if p != "none")
+    axis.axhspan(0, 1, color="#f2dede", zorder=0)
+    for preset, colour in zip(presets, itertools.cycle(_LINES)):
+        at = [i for i, found in enumerate(times.values()) if preset in found]
+        found = [times[case] for case in times if preset in times[case]]
+        gains = [f["none"] / f[preset] for f in found]
+        axis.plot(at, gains, "o-", color=colour, label=preset, linewidth=1.8, markersize=4)
+    every = [f["none"] / ms for f in times.values() for ms in f.values()]
+    axis.set_ylim(min(every) - 0.08, max(every) + 0.08)
+    axis.text(0.01, 0.99, "slower than no merging", transform=axis.get_yaxis_transform(),
+              va="top", fontsize=8, color="#a94442")  # fmt: skip
+    labels = [f"{case}\nnone: {found['none']:.3g} ms" for case, found in times.items()]
+    axis.set_xticks(range(len(times)), labels, fontsize=8)
+    axis.set_ylabel("times as fast as no merging")
+    axis.set_title(heading, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(path, figure)
+
+
+_LINES = ("#0072b2", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#666666")
+
+
+def _hardware(env: dict) -> str:
+    hardware = env["gpu"] or f"{env['cpu']}, {env['threads']} threads"
+    return f"{hardware}, torch {env['versions'].get('torch', '')}"
+
+
 def _figure(env: dict, panels: list, draw: Callable, width: float, height: float):
     """A grid of panels (inches each) under a title with the hardware; ``draw(axis, panel)``."""
     import matplotlib
@@ -57,8 +121,7 @@ def _figure(env: dict, panels: list, draw: Callable, width: float, height: float
         draw(axis, panel)
     for axis in list(axes)[len(panels) :]:
         axis.set_visible(False)
-    hardware = env["gpu"] or f"{env['cpu']}, {env['threads']} threads"
-    figure.suptitle(f"{hardware}, torch {env['versions'].get('torch', '')}", fontsize=10)
+    figure.suptitle(_hardware(env), fontsize=10)
     return figure
 
 

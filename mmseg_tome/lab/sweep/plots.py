@@ -13,6 +13,8 @@ MARKERS = {
     "hq": "^",
     "fast": "v",
     "n2d": "s",
+    "quality": "D",
+    "speed": "d",
     "hq-turbo": "<",
     "fast-turbo": ">",
     "hq-prop": "P",

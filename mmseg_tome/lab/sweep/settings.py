@@ -58,6 +58,7 @@ NONE = Setting("none")
 
 RATIOS = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95)
 LOCAL_RATIOS = (0.25, 0.5, 0.625, 0.75)
+BESIDE_RATIOS = (0.375, 0.5625, 0.65625)
 STRIDES = (2, 4, 8)
 REUSES = (1, 2, 4, 8)
 BASES = ("hq", "fast")
@@ -147,6 +148,19 @@ def _local() -> Iterator[Point]:
                 name = f"local-{sequence}-{stride[0]}x{stride[1]}-{ratio}{ending}"
                 title = f"{line}, proportional" if proportional else line
                 yield Point("local", title, ratio, Setting(name, tome_cfg))
+    yield from _beside_pooled()
+
+
+def _beside_pooled() -> Iterator[Point]:
+    """Stage 3's keys and values merged beside queries that windows pool in stages 1 to 3."""
+    pooled = {"q": dict(mode="n2d", stride=(2, 2))}
+    for ending, more in (("", {}), ("-prop", {"proportional": True}),
+                         ("-prop-reuse-4", {"proportional": True, "reuse": 4})):  # fmt: skip
+        line = f"keys/values beside pooled queries{ending.replace('-', ' ')}"
+        for ratio in BESIDE_RATIOS:
+            third = pooled | {"kv": dict(mode="local", ratio=ratio, stride=(2, 2))} | more
+            name = f"pooled-kv3-{ratio}{ending}"
+            yield Point("local", line, ratio, Setting(name, [pooled, pooled, third, {}]))
 
 
 def _local_stages() -> Iterator[Point]:

@@ -298,7 +298,7 @@ def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
     assert found["arguments"]["batch"] == [2]
     assert set(found["definitions"]) <= set(none) | {"peer"}
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["benchmark.json", "benchmark.png"]
+    assert files == ["benchmark.json", "benchmark.png", "presets.png"]
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     for expected in ("tiny_fast", "peer", "x none", "GFLOPs", "VmHWM", "tomesd", "96x128"):

@@ -1,0 +1,2 @@
+_base_ = "./segformerpp_b2_none_ade20k.py"
+model = dict(backbone=dict(tome_cfg="speed"))

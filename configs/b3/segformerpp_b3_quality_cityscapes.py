@@ -1,0 +1,2 @@
+_base_ = "./segformerpp_b3_none_cityscapes.py"
+model = dict(backbone=dict(tome_cfg="quality"))

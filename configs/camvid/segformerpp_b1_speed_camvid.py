@@ -1,0 +1,2 @@
+_base_ = "./segformerpp_b1_none_camvid.py"
+model = dict(backbone=dict(tome_cfg="speed"))
