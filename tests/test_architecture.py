@@ -17,7 +17,7 @@ FLOORS = (
     {"runtime"},
     {"checkpoints"},
     {"datasets", "evaluation"},
-    {"inference"},
+    {"predict"},
     {"visualization"},
     {"export"},
     {"hooks"},

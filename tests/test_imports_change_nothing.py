@@ -69,7 +69,7 @@ print(json.dumps([[name for name in first if first[name] != last[name]], last ==
 
 ROOMS = (
     *("ops", "merging", "models", "huggingface", "runtime", "checkpoints"),
-    *("datasets", "evaluation", "inference", "visualization", "export"),
+    *("datasets", "evaluation", "predict", "visualization", "export"),
 )
 
 

@@ -16,8 +16,8 @@ from mmseg_tome import compat
 from mmseg_tome.checkpoints.loading import SCHEMES
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.export.runtime import open_exported
-from mmseg_tome.inference.foreign_parts import check_parts
 from mmseg_tome.models.errors import ImageSizeError
+from mmseg_tome.predict.foreign_parts import check_parts
 from mmseg_tome.registry import MODELS
 
 SCHEME = "exported://"

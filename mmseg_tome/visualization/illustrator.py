@@ -12,8 +12,8 @@ from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import replacing
-from mmseg_tome.inference.inputs import Item
-from mmseg_tome.inference.prediction import Prediction
+from mmseg_tome.predict.inputs import Item
+from mmseg_tome.predict.results import Prediction
 from mmseg_tome.runtime.merging_switch import without_merging
 from mmseg_tome.visualization.capture import Pass, record_passes
 from mmseg_tome.visualization.comparison import PoseComparison, SegmentationComparison

@@ -51,8 +51,8 @@ def say(folder, **preprocessor):
 @pytest.mark.parametrize("peer", [1, 4], indirect=True)
 @pytest.mark.parametrize("known", [False, True])
 def test_a_converted_model_runs_on_its_images(repo, peer, folder, tmp_path, known):
-    from mmseg_tome.inference.inputs import Reader, find_sources
-    from mmseg_tome.inference.segmentation import SegmentationPredictor
+    from mmseg_tome.predict.inputs import Reader, find_sources
+    from mmseg_tome.predict.segmentation import SegmentationPredictor
 
     channels = peer.config.num_channels
     if known:

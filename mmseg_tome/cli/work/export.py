@@ -22,7 +22,7 @@ from mmseg_tome.export.network import Network
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
 from mmseg_tome.files import replacing
-from mmseg_tome.inference.inputs import IMAGES
+from mmseg_tome.predict.inputs import IMAGES
 
 ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
 MAX_IMAGES = 64

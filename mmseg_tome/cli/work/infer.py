@@ -24,8 +24,9 @@ from mmseg_tome.config import (
 )
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import UserError, first_line
-from mmseg_tome.inference.boxes import Boxes
-from mmseg_tome.inference.inputs import (
+from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.predict.boxes import Boxes
+from mmseg_tome.predict.inputs import (
     Item,
     Reader,
     Source,
@@ -34,14 +35,13 @@ from mmseg_tome.inference.inputs import (
     count,
     find_sources,
 )
-from mmseg_tome.inference.results import (
+from mmseg_tome.predict.results import (
     LABELS,
     MERGING,
     OVERLAYS,
     ResultsWriter,
     UnwritableError,
 )
-from mmseg_tome.models.errors import ModelInputError
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
 from mmseg_tome.visualization.selection import Selection
@@ -145,11 +145,11 @@ def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxe
     if args.opacity is not None:
         options.update(opacity=args.opacity)
     if task == "pose":
-        from mmseg_tome.inference.pose import PosePredictor
+        from mmseg_tome.predict.pose import PosePredictor
 
         options.update(boxes=boxes, threshold=args.keypoint_threshold)
         return PosePredictor(cfg, checkpoint, device, **options)
-    from mmseg_tome.inference.segmentation import SegmentationPredictor
+    from mmseg_tome.predict.segmentation import SegmentationPredictor
 
     return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
 

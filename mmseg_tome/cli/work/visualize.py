@@ -15,9 +15,9 @@ from mmseg_tome.cli.work.infer import EXIT_SOME_FAILED, build_predictor, choose_
 from mmseg_tome.config import OURS, check_checkpoint, is_pose, read_config
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import UserError, first_line
-from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.predict.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
     NothingToDrawError,

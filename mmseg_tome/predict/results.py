@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,23 @@ import numpy as np
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import naming, only_one, part_of, remove_leftovers, replacing
-from mmseg_tome.inference.inputs import Item, Source, frame_rate
-from mmseg_tome.inference.prediction import Prediction
+from mmseg_tome.predict.inputs import Item, Source, frame_rate
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One image's result.
+
+    Attributes:
+        result: What results.json says of it.
+        overlay: The image with the prediction painted over it, `[H, W, 3]` uint8, BGR.
+        labels: Class of each pixel, `[H, W]` uint8, uint16 of more than 256 classes; None for pose.
+    """
+
+    result: dict
+    overlay: np.ndarray
+    labels: np.ndarray | None = None
+
 
 RESULTS = "results.json"
 OVERLAYS = "overlays"

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.boxes import Boxes
+from mmseg_tome.predict.boxes import Boxes
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from mmseg_tome import compat
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.foreign_parts import check_parts
+from mmseg_tome.predict.foreign_parts import check_parts
 
 pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 

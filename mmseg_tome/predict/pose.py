@@ -19,10 +19,10 @@ from mmpose.structures import PoseDataSample
 from mmpose.visualization import PoseLocalVisualizer
 
 from mmseg_tome.checkpoints.model import load_model
-from mmseg_tome.inference.boxes import Boxes
-from mmseg_tome.inference.inputs import Item, check_channels
-from mmseg_tome.inference.prediction import Prediction
 from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.predict.boxes import Boxes
+from mmseg_tome.predict.inputs import Item, check_channels
+from mmseg_tome.predict.results import Prediction
 from mmseg_tome.runtime.calibration import decide_before
 
 

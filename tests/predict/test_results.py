@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.inputs import Item, Source
-from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.inference.results import ResultsWriter, UnwritableError, replacing
+from mmseg_tome.predict.inputs import Item, Source
+from mmseg_tome.predict.results import Prediction, ResultsWriter, UnwritableError, replacing
 
 IMAGE = np.full((32, 48, 3), 100, np.uint8)
 LABELS = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)

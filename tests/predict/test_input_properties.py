@@ -13,9 +13,8 @@ import pytest
 from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.inputs import IMAGES, VIDEOS, Reader, UnreadableError, find_sources
-from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.inference.results import ResultsWriter
+from mmseg_tome.predict.inputs import IMAGES, VIDEOS, Reader, UnreadableError, find_sources
+from mmseg_tome.predict.results import Prediction, ResultsWriter
 
 PIL = pytest.importorskip("PIL.Image")
 hypothesis = pytest.importorskip("hypothesis")

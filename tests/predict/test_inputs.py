@@ -8,8 +8,9 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference import inputs
-from mmseg_tome.inference.inputs import (
+from mmseg_tome.models.errors import ModelInputError
+from mmseg_tome.predict import inputs
+from mmseg_tome.predict.inputs import (
     Item,
     Reader,
     Source,
@@ -17,7 +18,6 @@ from mmseg_tome.inference.inputs import (
     check_channels,
     find_sources,
 )
-from mmseg_tome.models.errors import ModelInputError
 
 CONFIG = dict(type="LoadImageFromFile")
 

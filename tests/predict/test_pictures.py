@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmseg_tome.inference.pictures import to_picture
+from mmseg_tome.predict.inputs import to_picture
 
 
 def test_8_bit_colours_stay():
