@@ -22,7 +22,7 @@ YAML have no other word for it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import NamedTuple
 
 from mmseg_tome.errors import UserError
@@ -162,6 +162,9 @@ def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
     strategy = _lookup_mode(cfg["mode"], where)
     where = f"{where}, mode {cfg['mode']!r}"
     _check_keys(options, [field.name for field in fields(strategy)], where)
+    required = [field.name for field in fields(strategy) if field.default is MISSING]
+    if missing := [repr(name) for name in required if name not in options]:
+        raise TomeConfigError(f"{where}: missing key {', '.join(missing)}")
     try:
         return strategy(**options)
     except (TypeError, ValueError) as error:

@@ -13,7 +13,8 @@ PUBLISHED: dict[str, list[dict]] = {
 }
 
 # What docs/results.md and docs/performance.md measured to be closest to the unmerged model at its
-# speed on a GPU: queries of the last stage, and keys in the first two, cost more than they save.
+# speed on a GPU: queries of the last stage, and keys of the first two, cost much closeness for the
+# little time that they save.
 MEASURED: dict[str, list[dict]] = {
     "quality": [{"q": _N2D}, {"q": _N2D}, {"q": _N2D}, {}],
     "speed": [{"q": _N2D}, {"q": _N2D}, {"q": _N2D, "kv": _N2D}, {}],

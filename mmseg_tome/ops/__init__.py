@@ -120,6 +120,7 @@ def attend(
     shapes.check_attend(q, k, v, bias)
     is_kernels = (
         bias is not None
+        and bias.dtype == q.dtype
         and not (dropout or torch.is_grad_enabled())
         and q.dtype == k.dtype == v.dtype
         and q.dtype in (torch.float16, torch.bfloat16)

@@ -89,6 +89,8 @@ def _attend_kernel(
     there = (n < queries)[:, None]
     row = n.to(tl.int64)[:, None]
     x = tl.load(q + b * q_batch + head * q_head + row * q_token + d, mask=there, other=0.0)
+    # All positions are of 64 bits: keys of a large image lie further apart than 32 hold.
+    head = head.to(tl.int64)
     k += b * k_batch + head * k_head
     v += b * v_batch + head * v_head
     bias += b * bias_batch
@@ -99,15 +101,18 @@ def _attend_kernel(
     for start in range(0, keys, BLOCK_K):
         m = start + tl.arange(0, BLOCK_K)
         used = (m < keys)[:, None]
-        key = tl.load(k + m[:, None] * k_token + d, mask=used, other=0.0)
+        at = m.to(tl.int64)[:, None]
+        key = tl.load(k + at * k_token + d, mask=used, other=0.0)
         weight = tl.load(bias + m, mask=m < keys, other=float("-inf")).to(tl.float32)
         logits = tl.dot(x, tl.trans(key), input_precision="ieee") * (scale * to_base_2)
         logits += weight[None, :] * to_base_2
         higher = tl.maximum(top, tl.max(logits, 1))
-        part = tl.exp2(logits - higher[:, None])
-        kept = tl.exp2(top - higher)
+        # Where no key has counted yet, nothing is to be taken off: -inf - -inf is not a number.
+        off = tl.where(higher == float("-inf"), 0.0, higher)
+        part = tl.exp2(logits - off[:, None])
+        kept = tl.exp2(top - off)
         total = total * kept + tl.sum(part, 1)
-        value = tl.load(v + m[:, None] * v_token + d, mask=used, other=0.0)
+        value = tl.load(v + at * v_token + d, mask=used, other=0.0)
         mixed *= kept[:, None]
         mixed = tl.dot(part.to(value.dtype), value, mixed, input_precision="ieee")
         top = higher

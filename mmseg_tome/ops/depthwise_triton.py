@@ -94,7 +94,7 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, hw: tuple[int, int
         (across, ceil_div(hw[0], rows), batch),
         x,
         weight.contiguous(),
-        bias,
+        None if bias is None else bias.contiguous(),
         out,
         *hw,
         channels,
@@ -129,7 +129,7 @@ def _gelu(x):
 
 @triton.jit
 def _short_gelu(x):
-    """GELU for results of half precision: off by 2^-13.5 of the value or by 2^-27.
+    """GELU for results of half precision: off by 2^-13.5 of the value or by 2^-27; inf gives NaN.
 
     That is a third of what rounding to float16 may be off by, and a twentieth of bfloat16's. The
     logarithm of the normal distribution's tail is so smooth that a polynomial will do, without the

@@ -61,8 +61,8 @@ def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, in
         stride: Size `(sy, sx)` of a window in tokens.
 
     Returns:
-        `[B, windows]`, in float32 at least. A token that is zero or not finite counts as 0, and so
-        does a window whose mean is.
+        `[B, windows]`, in float32 at least. A token that is zero counts as 0, and so does a window
+        whose mean is zero or that holds a token that is not finite.
     """
     wide = torch.promote_types(metric.dtype, torch.float32)
     x = _whole_windows(metric.to(wide), hw, stride)

@@ -24,7 +24,9 @@ ELEMENTS = 2048
 BLOCK = 16384
 """Most similarities that a program reads at a time."""
 STEP = 256
-"""Windows whose slots a program numbers."""
+"""Windows whose slots a program numbers, where they are small."""
+STEP_TOKENS = 4096
+"""Tokens that it gives a slot at most: with more, the compiler takes minutes."""
 NO_KEY = tl.constexpr(-0x80000000)
 """Of a window that is not asked for."""
 
@@ -83,9 +85,11 @@ def assign_windows(
     offsets = similarity.new_empty(batch, num_slots + 1, dtype=torch.int32)
     is_even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
     block = min(next_power_of_2(windows), BLOCK)
+    block_k = next_power_of_2(stride[0] * stride[1])
+    step = max(min(STEP, STEP_TOKENS // block_k), 1)
     launch(
         _assign_windows_kernel,
-        (ceil_div(windows, STEP), batch),
+        (ceil_div(windows, step), batch),
         similarity,
         slot,
         offsets,
@@ -98,9 +102,9 @@ def assign_windows(
         LAST_KIND=-1 if is_even else 3,
         BLOCK=block,
         SINGLE=windows <= block,
-        STEP=STEP,
-        BLOCK_K=next_power_of_2(stride[0] * stride[1]),
-        num_warps=min(max(block // 256, 2), 16),
+        STEP=step,
+        BLOCK_K=block_k,
+        num_warps=min(max(block // 256, step * block_k // 512, 2), 16),
     )
     return slot, offsets
 

@@ -162,3 +162,8 @@ def test_a_mode_cannot_be_taken_twice():
     with pytest.raises(ValueError, match="'bsm' is taken by BipartiteMatching"):
         register_strategy("bsm")(Identity)
     assert STRATEGIES["bsm"] is BipartiteMatching
+
+
+def test_a_strategy_without_what_it_needs_names_that():
+    with pytest.raises(TomeConfigError, match="stage 1, q, mode 'local': missing key 'ratio'"):
+        parse_tome_cfg([dict(q=dict(mode="local"))], 1)

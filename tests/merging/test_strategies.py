@@ -253,3 +253,17 @@ def test_a_trace_serves_other_images_and_batches(strategy):
     x = torch.randn(4, 99, 6)
     traced = torch.jit.trace(merge, torch.randn(1, 99, 6))
     torch.testing.assert_close(traced(x), merge(x))
+
+
+def test_a_compiler_takes_local_merging_of_several_sizes():
+    torch.compiler.reset()
+    strategy = LocalMerging(0.4, (2, 2))
+
+    def both_ways(x, height, width):
+        slots = strategy(x, (height, width))
+        return slots.unmerge(slots.merge(x))
+
+    compiled = torch.compile(both_ways, backend="eager")
+    for hw in ((6, 8), (12, 10), (5, 7)):
+        x = torch.randn(2, hw[0] * hw[1], 4)
+        torch.testing.assert_close(compiled(x, *hw), both_ways(x, *hw))

@@ -76,3 +76,14 @@ def test_torch_does_what_the_kernel_is_not_for(device):
     q.requires_grad_()
     ops.attend(q, k, v, bias).sum().backward()
     assert q.grad.isfinite().all()
+
+
+@torch.no_grad()
+def test_keys_that_do_not_count_at_all(device):
+    # The first block of keys has none that counts; and torch's masks are not biases.
+    q, k, v, bias = inputs((1, 2, 20, 100, 32, 1), torch.float16, device)
+    bias = bias.clone()
+    bias[..., :70] = -torch.inf
+    expected = attention.attend(q, k, v, bias)
+    torch.testing.assert_close(ops.attend(q, k, v, bias), expected, rtol=2e-3, atol=2e-3)
+    assert launches_of(q, k, v, bias > -1)[1] == []

@@ -83,3 +83,10 @@ def test_the_tokens_may_be_a_view(device):
     weight, bias = torch.randn(8, 1, 3, 3, device=device), torch.randn(8, device=device)
     expected = depthwise.depthwise_gelu(x, weight, bias, (3, 4))
     torch.testing.assert_close(depthwise_gelu(x, weight, bias, (3, 4)), expected)
+
+
+def test_a_bias_that_is_a_view(device):
+    x, weight = torch.ones(1, 4, 16, device=device), torch.ones(16, 1, 3, 3, device=device)
+    for bias in (torch.arange(32.0, device=device)[::2], torch.zeros(1, device=device).expand(16)):
+        found = depthwise_gelu(x, weight, bias, (2, 2))
+        torch.testing.assert_close(found, depthwise.depthwise_gelu(x, weight, bias, (2, 2)))

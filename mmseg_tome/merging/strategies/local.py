@@ -21,6 +21,7 @@ from mmseg_tome.merging.strategies.base import (
 from mmseg_tome.merging.strategies.bipartite import part_of
 from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.merging.strategies.neighbour import window_map
+from mmseg_tome.ops.tracing import is_dynamo_compiling
 
 
 @register_strategy("local")
@@ -47,6 +48,8 @@ class LocalMerging(MergingStrategy):
     @torch.no_grad()
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
         stride = tuple(self.stride)
+        if is_dynamo_compiling():  # it takes a graph a grid: guards on all that counts are minutes
+            hw = (int(hw[0]), int(hw[1]))
         windows = window_map(hw, stride, metric.device)
         if self.ratio == 0 or stride == (1, 1):  # there is no window that could merge
             return identity_map(hw[0] * hw[1], metric.device)
