@@ -167,5 +167,4 @@ installed_stack()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402  (there is an mm stack)
 
-name_packages()
 _importable = _import_mm_packages()

@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import os
 import re
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_tome.errors import UserError, first_line
+from mmseg_tome.errors import CheckpointError, UserError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,11 @@ LAUNCHES = ("auto", "graphs", "eager")
 """How kernels may be launched: by graphs where that is safe, by graphs, one by one."""
 DTYPES = ("float32", "float16", "bfloat16")
 """What may be computed in, where nothing is trained."""
-TRUST_FLAG = "--trust-checkpoint"
+TRUST_FLAG, TRUST_VARIABLE = "--trust-checkpoint", "MMSEG_TOME_TRUST_CHECKPOINT"
+
+OURS = "mmseg_tome."
+"""What the names of our classes begin with in configs."""
+NO_GPU = "there is no GPU"
 
 OPTION = "--cfg-options"
 FORM = 'key=value, such as model.backbone.tome_cfg=hq or work_dir="out"'
@@ -66,18 +72,34 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config that `args` name and apply its common options to it.
+
+    Raises:
+        UserError: As `read_config_file`.
+    """
+    if args.trust_checkpoint:
+        os.environ[TRUST_VARIABLE] = "1"
+    cfg = read_config_file(args.config, args.cfg_options)
+    _adopt_the_authors_models(cfg)
+    return cfg
+
+
 def read_config_file(path: str, options: dict | None = None) -> Config:
     """Read a config file and merge `--cfg-options` into it.
 
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
-    from mmengine.config import Config
+    from mmseg_tome import compat  # before anything of the mm packages
+
+    from mmengine.config import Config  # isort: skip
 
     if Path(path).is_dir():
         raise UserError(f"config {path} is a folder")
     if not Path(path).is_file():
         raise UserError(f"config {path} does not exist")
+    compat.name_packages()
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
@@ -88,6 +110,25 @@ def read_config_file(path: str, options: dict | None = None) -> Config:
     if not isinstance(cfg.model, dict):
         raise UserError(f"config {path}: model must be a dict, it is {_short(cfg.model)}")
     return cfg
+
+
+def choose_checkpoint(args: argparse.Namespace, cfg: Config) -> str:
+    """The weights to run: those of `--checkpoint`, else the config's.
+
+    Raises:
+        UserError: There are none, or the file is missing.
+    """
+    checkpoint = args.checkpoint or cfg.get("load_from")
+    if not checkpoint:
+        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+    check_checkpoint(checkpoint)
+    return checkpoint
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Raise CheckpointError unless `path` is an address or an existing file."""
+    if path and "://" not in path and not Path(path).expanduser().is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist (from {Path.cwd()})")
 
 
 def read_device(name: str) -> torch.device:
@@ -147,6 +188,31 @@ def check_scales(scales: Iterable[float]) -> None:
 def is_pose(cfg: Config) -> bool:
     """Whether a config is one of MMPose."""
     return cfg.get("default_scope") == "mmpose"
+
+
+def no_effect(switch: str, reason: str) -> str:
+    """The line that says that a switch has no effect."""
+    return f"warning: {switch} has no effect: {reason}"
+
+
+def say(*lines: str | None) -> None:
+    """Print lines once, whatever the number of processes that a launcher started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    if next((rank for rank in ranks if rank), "0") == "0":
+        for line in filter(None, lines):
+            print(line, file=sys.stderr, flush=True)
+
+
+def _adopt_the_authors_models(cfg: Config) -> None:
+    """Let the authors' config files run: they name stock classes, which they had replaced."""
+    backbone = cfg.model.get("backbone") or {}
+    stock = backbone.get("type") in ("MixVisionTransformer", "mmseg.MixVisionTransformer")
+    if stock and ("tome_cfg" in backbone or "down_sample" in backbone):
+        backbone.type = f"{OURS}MixVisionTransformer"
+    head = cfg.model.get("head") or {}
+    if head.get("type") == "SegformerHead" and "num_keypoints" in head:
+        head.type = f"{OURS}SegformerHeatmapHead"
+        head.out_channels = head.pop("num_keypoints")
 
 
 def _explained(path: str, error: Exception) -> str:

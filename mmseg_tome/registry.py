@@ -13,19 +13,17 @@ SCOPE = "mmseg_tome"
 MODELS = Registry("model", parent=root.MODELS, scope=SCOPE, locations=["mmseg_tome.models"])
 DATASETS = Registry("dataset", parent=root.DATASETS, scope=SCOPE, locations=["mmseg_tome.datasets"])
 METRICS = Registry("metric", parent=root.METRICS, scope=SCOPE, locations=["mmseg_tome.evaluation"])
-HOOKS = Registry("hook", parent=root.HOOKS, scope=SCOPE, locations=["mmseg_tome.engine"])
+HOOKS = Registry("hook", parent=root.HOOKS, scope=SCOPE, locations=["mmseg_tome.hooks"])
 OPTIM_WRAPPERS = Registry(
     "optim_wrapper",
     parent=root.OPTIM_WRAPPERS,
     scope=SCOPE,
-    locations=["mmseg_tome.engine"],
+    locations=["mmseg_tome.hooks"],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     scope=SCOPE,
-    locations=["mmseg_tome.engine"],
+    locations=["mmseg_tome.hooks"],
 )
-FUNCTIONS = Registry(
-    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["mmseg_tome.engine"]
-)
+FUNCTIONS = Registry("function", parent=root.FUNCTIONS, scope=SCOPE, locations=["mmseg_tome.hooks"])

@@ -17,9 +17,10 @@ FLOORS = (
     {"runtime"},
     {"checkpoints"},
     {"datasets", "evaluation"},
-    {"inference"},
+    {"predict"},
     {"visualization"},
     {"export"},
+    {"hooks"},
     {"engine"},
     {"lab"},
     {"cli"},
@@ -28,6 +29,8 @@ FLOORS = (
 """Rooms, and files beside them, from the ground up; `""` is `mmseg_tome` itself."""
 
 PACKAGE = "mmseg_tome"
+ROOTS = ("UserError", "BaseException")
+"""Of errors; what derives from the second alone is never seen by users."""
 
 
 def modules(repo: Path) -> dict[str, Path]:
@@ -91,6 +94,20 @@ def test_arrows_run_downwards(arrows):
 def test_networks_need_merging_and_operations_alone(arrows, name):
     used = {room(b) for a, targets in arrows.items() if room(a) == name for b in targets}
     assert used <= {name, "merging", "ops", "errors"}
+
+
+def test_errors_have_one_root(repo):
+    """So that whoever ends on `UserError` ends on all of them."""
+    bases: dict[str, list[str]] = {}
+    for path in modules(repo).values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                bases[node.name] = [ast.unparse(base) for base in node.bases]
+
+    def rooted(name: str) -> bool:
+        return name in ROOTS or any(rooted(base) for base in bases.get(name, ()))
+
+    assert [name for name in bases if name != "UserError" and not rooted(name)] == []
 
 
 def test_the_lab_imports_in_one_direction(arrows):

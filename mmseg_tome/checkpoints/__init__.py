@@ -6,9 +6,9 @@ A format is one file in `formats/`, found by itself. `recognise` says which one 
 """
 
 from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source
-from mmseg_tome.checkpoints.errors import ConversionError
 from mmseg_tome.checkpoints.formats import FORMATS, Format, register_format
-from mmseg_tome.checkpoints.recognition import convert, recognise
+from mmseg_tome.checkpoints.formats.base import convert, recognise
+from mmseg_tome.errors import ConversionError
 
 __all__ = [
     "FORMATS",

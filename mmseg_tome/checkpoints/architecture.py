@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmseg_tome.checkpoints.errors import ConversionError, some
+from mmseg_tome.errors import ConversionError, some
 from mmseg_tome.nets.segformer import VARIANTS
 
 BACKBONE, DECODE_HEAD, POSE_HEAD = "backbone.", "decode_head.", "head."

@@ -14,7 +14,7 @@ from mmseg_tome.checkpoints.architecture import (
     read_architecture,
     read_head,
 )
-from mmseg_tome.checkpoints.errors import ConversionError
+from mmseg_tome.errors import ConversionError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)

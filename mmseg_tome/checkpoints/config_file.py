@@ -1,20 +1,61 @@
-"""A config that tests, runs and trains a converted checkpoint."""
+"""A config that tests, runs and trains a converted checkpoint, and the data sets that ours know."""
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture
 from mmseg_tome.checkpoints.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
-from mmseg_tome.checkpoints.datasets import (
-    check_count,
-    recognise_classes,
-    recognise_keypoints,
+from mmseg_tome.checkpoints.tensors import DEFAULT
+from mmseg_tome.errors import ConversionError
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A data set.
+
+    Attributes:
+        name: As our configs' file names spell it.
+        count: Number of its classes, or of its keypoints.
+        first: The first classes; later ones are spelled differently by different code bases.
+    """
+
+    name: str
+    count: int
+    first: tuple[str, ...] = ()
+
+
+SEGMENTATION = (
+    KnownDataset("cityscapes", 19, ("road", "sidewalk", "building", "wall")),
+    KnownDataset("ade20k", 150, ("wall", "building", "sky", "floor")),
+    KnownDataset("camvid", 11, ("sky", "building", "pole", "road")),
 )
-from mmseg_tome.checkpoints.errors import ConversionError
-from mmseg_tome.checkpoints.norm_eps import DEFAULT
+POSE = (KnownDataset("coco", 17), KnownDataset("jbd", 20))
+
+
+def recognise_classes(classes: Sequence[str] | None) -> str | None:
+    """Name of the data set that has these classes, or None."""
+    for known in SEGMENTATION:
+        if classes and len(classes) == known.count:
+            first = tuple(name.strip().lower() for name in classes[: len(known.first)])
+            if first == known.first:
+                return known.name
+    return None
+
+
+def recognise_keypoints(number: int) -> str | None:
+    """Name of the data set that has this many keypoints, or None."""
+    return next((known.name for known in POSE if known.count == number), None)
+
+
+def check_count(name: str, number: int) -> None:
+    """Raise ConversionError unless the data set `name` has `number` classes or keypoints."""
+    for known in SEGMENTATION + POSE:
+        if known.name == name and known.count != number:
+            raise ConversionError(f"{name} has {known.count} classes, the checkpoint has {number}")
+
 
 CHANNELS = 256
 """Channels of the head in our base configs."""

@@ -1,12 +1,14 @@
-"""Whether a checkpoint fits a model."""
+"""What a checkpoint holds, whether that fits a model, and putting it in."""
+
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names
-from mmseg_tome.errors import CheckpointError
-
-NAMED = 3
-"""How many differing parameters a message names."""
+from mmseg_tome.checkpoints.architecture import BACKBONE, DECODE_HEAD, POSE_HEAD
+from mmseg_tome.checkpoints.checkpoint import Source
+from mmseg_tome.checkpoints.formats.base import recognise
+from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names, plain_names
+from mmseg_tome.errors import NAMED, CheckpointError, ConversionError, some
 
 
 def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
@@ -19,7 +21,7 @@ def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Te
     if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
         state = {}
     if state is None:
-        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) if checkpoint else "nothing"
+        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) or "nothing"
         raise CheckpointError(
             f"{name} is not a checkpoint: it has no weights by name, but {inside}"
         )
@@ -52,11 +54,59 @@ def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
         return f"it has {have} classes, the model has {want} ({name})"
     if shapes:
         differing = [f"{name} is {have}, not {want}" for name, (have, want) in shapes.items()]
-        return f"{len(shapes)} parameters have other shapes: {_some(differing)}"
+        return f"{len(shapes)} parameters have other shapes: {some(differing)}"
     if missing:
-        return f"it lacks {len(missing)} of {len(expected)} parameters: {_some(missing)}"
+        return f"it lacks {len(missing)} of {len(expected)} parameters: {some(missing)}"
     return None
 
 
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:NAMED]) + (", ..." if len(items) > NAMED else "")
+def holding(state: Mapping[str, Tensor], name: str) -> str:
+    """The end of a message about a checkpoint that does not fit; empty if nothing is known of it.
+
+    Args:
+        state: Its parameters.
+        name: Its file.
+    """
+    plain = plain_names(state)
+    try:
+        found = recognise(Source(plain))
+    except ConversionError:
+        return ""
+    if found.name != "mm":
+        return (
+            f". It is one of {found.title}: python tools/convert_checkpoint.py {name} "
+            "converted.pth makes one that fits"
+        )
+    names = [found.our_key(key) or "" for key in plain]
+    if not any(key.startswith((DECODE_HEAD, POSE_HEAD)) for key in names):
+        prefixed = any(key.startswith(BACKBONE) for key in plain)
+        where = ", prefix='backbone.'" if prefixed else ""
+        return (
+            ". It holds a backbone alone, from which a head can be trained: "
+            f"model.backbone.init_cfg=dict(type='Pretrained', checkpoint='{name}'{where})"
+        )
+    return ""
+
+
+def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:
+    """Put a checkpoint's weights into a model that it must fit in full.
+
+    Args:
+        model: Gets the weights.
+        checkpoint: As mmengine's `CheckpointLoader` reads it.
+        name: What messages call it.
+
+    Returns:
+        The checkpoint's `meta`, empty if it has none.
+
+    Raises:
+        CheckpointError: It does not fit, or is no checkpoint.
+    """
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{name} is not a checkpoint: it has no weights by name")
+    state = fitting_state(model, checkpoint, name)
+    if problem := mismatch(model, state):
+        raise CheckpointError(f"{name} does not fit the model: {problem}{holding(state, name)}")
+    model.load_state_dict(state, strict=False)  # it may hold more: of training, of other heads
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmseg_tome.checkpoints.checkpoint import Source
-from mmseg_tome.checkpoints.errors import ConversionError, some
 from mmseg_tome.checkpoints.wrappers import find_parameters, is_lightning, plain_names
+from mmseg_tome.errors import ConversionError, some
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -30,7 +30,7 @@ def read_source(name: str, load_file: LoadFile) -> Source:
 
     Args:
         name: A file, a folder, an index of shards, or `owner/model` on the Hugging Face hub.
-        load_file: Reads one file onto a device, as `mmseg_tome.engine.checkpoint.load_from_local`.
+        load_file: Reads one file onto a device, as `loading.load_from_local`.
 
     Raises:
         ConversionError: There is no such thing, files are missing, or there are no parameters.

@@ -7,11 +7,13 @@ convolutions where others have linear layers. In between, parameters go by our n
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmseg_tome.checkpoints.errors import ConversionError
+from mmseg_tome.errors import ConversionError
 
 State = dict[str, Tensor]
 
@@ -85,3 +87,89 @@ def reverse_levels(state: State) -> State:
     weight = state[key]
     levels = weight.shape[1] // weight.shape[0] or 1
     return {**state, key: torch.cat(weight.chunk(levels, dim=1)[::-1], dim=1)}
+
+
+class Renaming:
+    """A table of module names, ours and theirs.
+
+    Names are templates: `{i}` is a stage counted from 0, `{n}` the same counted from 1, and `{j}` a
+    block of the stage. What follows the module's name (`.weight`, `.running_mean`, ...) stays.
+
+    Args:
+        table: Pairs of our and their template.
+    """
+
+    def __init__(self, table: Sequence[tuple[str, str]]):
+        self._to_ours = [(_pattern(theirs), ours) for ours, theirs in table]
+        self._to_theirs = [(_pattern(ours), theirs) for ours, theirs in table]
+
+    def to_ours(self, key: str) -> str | None:
+        """Our name of their parameter, or None."""
+        return _rename(self._to_ours, key)
+
+    def to_theirs(self, key: str) -> str | None:
+        """Their name of our parameter, or None."""
+        return _rename(self._to_theirs, key)
+
+
+def _pattern(template: str) -> re.Pattern:
+    escaped = re.sub(r"\\{([inj])\\}", r"(?P<\1>\\d+)", re.escape(template))
+    return re.compile(rf"{escaped}\.(?P<leaf>[a-z_]+)")
+
+
+def _rename(rules: list[tuple[re.Pattern, str]], key: str) -> str | None:
+    for pattern, template in rules:
+        if match := pattern.fullmatch(key):
+            found = match.groupdict()
+            stage = int(found["i"]) if "i" in found else int(found.get("n") or 1) - 1
+            return f"{template.format(i=stage, n=stage + 1, j=found.get('j'))}.{found['leaf']}"
+    return None
+
+
+@dataclass(frozen=True)
+class NormEps:
+    """Epsilons of a backbone's layer norms. Code bases differ, and no checkpoint says which:
+
+    | | patch embeddings, spatial reductions | blocks, outputs |
+    |---|---|---|
+    | NVlabs | 1e-5 | 1e-6 |
+    | Hugging Face, whatever its `layer_norm_eps` says | 1e-5 | 1e-5 |
+    | mmseg, and here by default | 1e-6 | 1e-6 |
+
+    Attributes:
+        stem: After convolutions: patch embeddings and spatial reductions.
+        blocks: On the residual stream: in blocks and before outputs.
+    """
+
+    stem: float
+    blocks: float
+
+
+NVLABS = NormEps(stem=1e-5, blocks=1e-6)
+HUGGING_FACE = NormEps(stem=1e-5, blocks=1e-5)
+DEFAULT = 1e-6
+"""What ours and mmseg's layer norms have unless a config says otherwise."""
+
+# The convolutions right before a norm.
+BEFORE_NORM = re.compile(r"backbone\.layers\.\d+\.(0\.projection|1\.\d+\.attn\.sr)\.(weight|bias)")
+# All that is added to a stage's residual stream; it is only ever read through a norm.
+INTO_STREAM = re.compile(
+    r"backbone\.layers\.\d+\."
+    r"(0\.norm|1\.\d+\.attn\.attn\.out_proj|1\.\d+\.ffn\.layers\.4)\.(weight|bias)"
+)
+
+
+def change_eps(state: State, have: NormEps, want: NormEps) -> State:
+    """Scale weights made for the epsilons `have` so that with `want` they give the same outputs.
+
+    It matters wherever features have a small variance. A layer norm of s * x with epsilon s^2 * e
+    is one of x with epsilon e, so that weights can make up for it exactly, to rounding.
+    """
+    stem, stream = (want.stem / have.stem) ** 0.5, (want.blocks / have.blocks) ** 0.5
+
+    def scaled(key: str, value: Tensor) -> Tensor:
+        factor = stem if BEFORE_NORM.fullmatch(key) else 1.0
+        factor = stream if INTO_STREAM.fullmatch(key) else factor
+        return value if factor == 1 else (value.double() * factor).to(value.dtype)
+
+    return {key: scaled(key, value) for key, value in state.items()}

@@ -9,7 +9,6 @@ import torch
 from mmseg_tome import __version__
 from mmseg_tome.checkpoints.architecture import BACKBONE
 from mmseg_tome.checkpoints.checkpoint import Checkpoint
-from mmseg_tome.checkpoints.errors import ConversionError
 from mmseg_tome.checkpoints.formats.huggingface import (
     make_config,
     make_preprocessor,
@@ -18,6 +17,7 @@ from mmseg_tome.checkpoints.formats.huggingface import (
 from mmseg_tome.checkpoints.formats.mm import META
 from mmseg_tome.checkpoints.reading import CONFIG, PREPROCESSOR, WEIGHT_FILES
 from mmseg_tome.checkpoints.tensors import State
+from mmseg_tome.errors import ConversionError
 from mmseg_tome.files import replacing
 
 SAFETENSORS, PICKLES = ".safetensors", (".pth", ".pt")

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_tome.cli.ending import run as end
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import DataError
 
 IMAGE_DIR, LABEL_DIR, COLOUR_FILE = "701_StillsRaw_full", "LabeledApproved_full", "label_colors.txt"
 VOID, UNKNOWN = 255, 254
@@ -81,10 +81,6 @@ COLOURS = {
 }
 
 
-class ConversionError(UserError):
-    """The release is not what it should be; the message is for the user."""
-
-
 def split_of(name: str) -> str:
     """Split of a frame, from its name (`0016E5_07959`): SegNet's 367 / 101 / 233.
 
@@ -92,11 +88,11 @@ def split_of(name: str) -> str:
     15 Hz, train the rest.
 
     Raises:
-        ConversionError: Not the name of a CamVid frame.
+        DataError: Not the name of a CamVid frame.
     """
     match = re.fullmatch(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d+)", name)
     if not match:
-        raise ConversionError(f"not the name of a CamVid frame: {name}")
+        raise DataError(f"not the name of a CamVid frame: {name}")
     sequence, frame = match[1], int(match[2])
     if sequence == "Seq05VD" or (sequence == "0001TP" and frame > 8520):
         return "test"
@@ -114,9 +110,9 @@ def read_colours(path: Path) -> dict[str, tuple[int, ...]]:
         match = re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\S+)\s*", line)
         rgb = tuple(int(value) for value in match.groups()[:3]) if match else ()
         if not match or max(rgb) > 255:
-            raise ConversionError(f"{path}, line {number}: expected `R G B Name`, got {line!r}")
+            raise DataError(f"{path}, line {number}: expected `R G B Name`, got {line!r}")
         if match[4] not in CLASS_OF:
-            raise ConversionError(f"{path}, line {number}: unknown class {match[4]}")
+            raise DataError(f"{path}, line {number}: unknown class {match[4]}")
         colours[match[4]] = rgb
     return colours
 
@@ -133,14 +129,14 @@ def open_rgb(path: Path) -> Image.Image:
     try:
         return Image.open(path).convert("RGB")
     except OSError as error:  # also PIL's UnidentifiedImageError
-        raise ConversionError(f"{path}: cannot be read as an image: {error}") from error
+        raise DataError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def convert_label(path: Path, table: np.ndarray, unknown_as_void: bool = False) -> np.ndarray:
     """Read a colour-coded label as class indices, uint8 `[H, W]`.
 
     Raises:
-        ConversionError: A colour that stands for no class, unless `unknown_as_void`.
+        DataError: A colour that stands for no class, unless `unknown_as_void`.
     """
     rgb = np.asarray(open_rgb(path)).astype(np.uint32)  # [H, W, 3]
     code = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
@@ -150,7 +146,7 @@ def convert_label(path: Path, table: np.ndarray, unknown_as_void: bool = False) 
         if not unknown_as_void:
             y, x = np.argwhere(unknown)[0]
             colour = tuple(int(value) for value in rgb[y, x])
-            raise ConversionError(
+            raise DataError(
                 f"{path}: colour {colour} at x={x}, y={y} is none of CamVid's 32 classes "
                 f"({unknown.sum()} such pixels; --unknown-as-void makes them void)"
             )
@@ -162,18 +158,18 @@ def find_pairs(images: Path, labels: Path) -> list[tuple[Path, Path]]:
     """Pair each `name.png` with its `name_L.png`, sorted by name.
 
     Raises:
-        ConversionError: A folder is missing or empty, or a file has no counterpart.
+        DataError: A folder is missing or empty, or a file has no counterpart.
     """
     for folder, pattern in ((images, "*.png"), (labels, "*_L.png")):
         if not folder.is_dir():
-            raise ConversionError(f"folder not found: {folder}")
+            raise DataError(f"folder not found: {folder}")
         if not any(folder.glob(pattern)):
-            raise ConversionError(f"no {pattern} in {folder}")
+            raise DataError(f"no {pattern} in {folder}")
     image_of = {path.stem: path for path in images.glob("*.png")}
     label_of = {path.stem.removesuffix("_L"): path for path in labels.glob("*_L.png")}
     for here, there, where in ((image_of, label_of, labels), (label_of, image_of, images)):
         if missing := sorted(here.keys() - there.keys()):
-            raise ConversionError(
+            raise DataError(
                 f"{len(missing)} of {len(here)} frames are missing in {where}, first {missing[0]}"
             )
     return [(image_of[name], label_of[name]) for name in sorted(image_of)]
@@ -191,7 +187,7 @@ def convert(
         with Image.open(image) as opened:
             size = opened.size
         if size != classes.shape[::-1]:
-            raise ConversionError(f"{image} is {size}, its label {classes.shape[::-1]} (w, h)")
+            raise DataError(f"{image} is {size}, its label {classes.shape[::-1]} (w, h)")
         shutil.copyfile(image, out / "images" / split / image.name)
         Image.fromarray(classes).save(out / "labels" / split / image.name)
         return split
@@ -211,16 +207,16 @@ def check_output(out: Path, sources: tuple[Path, ...], force: bool) -> None:
     """Refuse an output that would overwrite something, above all the release itself."""
     for source in sources:
         if out.resolve() == source.resolve() or out.resolve() in source.resolve().parents:
-            raise ConversionError(f"the output {out} would replace the release")
+            raise DataError(f"the output {out} would replace the release")
     if not out.exists():
         return
     if not out.is_dir():
-        raise ConversionError(f"{out} exists and is not a folder")
+        raise DataError(f"{out} exists and is not a folder")
     content = {path.name for path in out.iterdir()}
     if foreign := sorted(content - {"images", "labels"}):
-        raise ConversionError(f"{out} is not a converted CamVid: it contains {foreign[0]}")
+        raise DataError(f"{out} is not a converted CamVid: it contains {foreign[0]}")
     if content and not force:
-        raise ConversionError(f"{out} exists; --force replaces it")
+        raise DataError(f"{out} exists; --force replaces it")
 
 
 def replace(new: Path, out: Path) -> None:
@@ -255,7 +251,7 @@ def run(args: argparse.Namespace) -> dict[str, int]:
     from rich.progress import track  # late: `--help` and the functions above do without it
 
     if not args.release.is_dir():
-        raise ConversionError(f"folder not found: {args.release}")
+        raise DataError(f"folder not found: {args.release}")
     images = args.images or args.release / IMAGE_DIR
     labels = args.labels or args.release / LABEL_DIR
     check_output(args.output, (args.release, images, labels), args.force)
@@ -285,7 +281,7 @@ def convert_camvid(args: argparse.Namespace) -> None:
     try:
         counts = run(args)
     except OSError as error:
-        raise ConversionError(str(error)) from None
+        raise DataError(str(error)) from None
     print(f"{args.output}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
     if counts != SPLIT_SIZES:
         expected = ", ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items())

@@ -90,12 +90,8 @@ def explain(error: BaseException) -> str | None:
         return f"cannot read or write{place}: {error.strerror}"
     if "mmengine" not in sys.modules:
         return None
-    from mmseg_tome.engine.dataset_guard import explain_empty
-    from mmseg_tome.merging import TomeConfigError
-    from mmseg_tome.nets.errors import ModelInputError
+    from mmseg_tome.datasets.checks import explain_empty
 
-    if isinstance(error, (TomeConfigError, ModelInputError)):
-        return _one_line(error)
     if isinstance(error, ValueError) and (empty := explain_empty(error)):
         return str(empty)
     if isinstance(error, (TypeError, KeyError)):

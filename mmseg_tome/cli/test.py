@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mmseg_tome.cli import options
 from mmseg_tome.cli.ending import run
-from mmseg_tome.config import is_pose
+from mmseg_tome.config import check_checkpoint, is_pose
 from mmseg_tome.errors import UserError
 
 
@@ -40,15 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def test(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from mmseg_tome import compat  # noqa: F401  before anything of the mm packages
-    from mmseg_tome.engine import launch, switches
+    from mmseg_tome.cli import running, switches
 
-    cfg = launch.load_config(args)
+    cfg = running.load_config(args)
     switches.use_dtype(cfg, args.dtype)
     cfg.load_from = args.checkpoint or cfg.get("load_from")
     cfg.resume = False
     if not cfg.load_from:
         raise UserError("no checkpoint: name one after the config, or set load_from in the config")
-    launch.check_checkpoint(cfg.load_from)
+    check_checkpoint(cfg.load_from)
     if args.tta:
         use_tta(cfg)
     if args.badcase:
@@ -65,8 +65,8 @@ def test(args: argparse.Namespace) -> None:
         for metric in evaluators(cfg):
             metric["output_dir"] = args.out
             metric["keep_results"] = True
-    runner = launch.build_runner(cfg, ("test",))
-    launch.run_to_end(runner, runner.test)
+    runner = running.build_runner(cfg, ("test",))
+    running.run_to_end(runner, runner.test)
 
 
 def evaluators(cfg) -> list[dict]:

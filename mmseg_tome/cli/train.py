@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from mmseg_tome.cli import options
 from mmseg_tome.cli.ending import run
-from mmseg_tome.config import DTYPES
+from mmseg_tome.config import DTYPES, check_checkpoint, say
 from mmseg_tome.errors import UserError
 
 
@@ -46,14 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from mmseg_tome import compat  # noqa: F401  before anything of the mm packages
-    from mmseg_tome.engine import launch, switches
-    from mmseg_tome.engine.whole_files import alone_in, find_resumable
+    from mmseg_tome.cli import running, switches
 
-    cfg = launch.load_config(args)
+    cfg = running.load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     gpu = switches.has_gpu()
-    switches.say(*switches.use_autocast(cfg, args.dtype, args.amp, gpu))
+    say(*switches.use_autocast(cfg, args.dtype, args.amp, gpu))
     if args.auto_scale_lr:
         if not cfg.get("auto_scale_lr"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
@@ -62,11 +61,11 @@ def train(args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = args.resume
         if args.resume == "auto":
-            cfg.load_from = find_resumable(cfg.work_dir)
+            cfg.load_from = running.find_resumable(cfg.work_dir)
             cfg.resume = cfg.load_from is not None
     if "preprocess_cfg" in cfg:
         cfg.model.setdefault("data_preprocessor", cfg.preprocess_cfg)
-    launch.check_checkpoint(cfg.get("load_from"))
-    with alone_in(cfg.work_dir):
-        runner = launch.build_runner(cfg, ("train", "val"))
-        launch.run_to_end(runner, runner.train)
+    check_checkpoint(cfg.get("load_from"))
+    with running.alone_in(cfg.work_dir):
+        runner = running.build_runner(cfg, ("train", "val"))
+        running.run_to_end(runner, runner.train)

@@ -9,8 +9,8 @@ from mmseg_tome.config import is_pose
 from mmseg_tome.errors import UserError
 from mmseg_tome.export.reader import read_exported
 from mmseg_tome.export.runtime import Exported
-from mmseg_tome.inference.inputs import Reader, Source, UnreadableError
 from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.predict.inputs import Reader, Source, UnreadableError
 
 
 def network_inputs(path: Path, pictures: Sequence[Path]) -> list[np.ndarray]:
@@ -32,9 +32,9 @@ def network_inputs(path: Path, pictures: Sequence[Path]) -> list[np.ndarray]:
         return []
     cfg, checkpoint = read_exported(str(path))
     if is_pose(cfg):
-        from mmseg_tome.inference.pose import PosePredictor as Predictor
+        from mmseg_tome.predict.pose import PosePredictor as Predictor
     else:
-        from mmseg_tome.inference.segmentation import SegmentationPredictor as Predictor
+        from mmseg_tome.predict.segmentation import SegmentationPredictor as Predictor
     predictor, reader = Predictor(cfg, checkpoint, "cpu"), Reader(cfg)
     backbone = predictor.model.backbone
     backbone.network = _Recorder(backbone.network)

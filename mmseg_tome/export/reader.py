@@ -10,14 +10,14 @@ import functools
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmseg_tome import compat
+from mmseg_tome.checkpoints.loading import SCHEMES
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.export.runtime import open_exported
-from mmseg_tome.inference.foreign_parts import check_parts
 from mmseg_tome.nets.errors import ImageSizeError
+from mmseg_tome.predict.foreign_parts import check_parts
 from mmseg_tome.registry import MODELS
 
 SCHEME = "exported://"
@@ -115,7 +115,7 @@ def _with_tuples(node):
 
 
 def load_from_exported(filename: str, map_location=None) -> dict:
-    """What mmengine's `CheckpointLoader` gives for the address of an exported file."""
+    """What is read as a checkpoint at the address of an exported file."""
     metadata = _open(filename.removeprefix(SCHEME)).metadata
     return dict(state_dict={}, meta=dict(dataset_meta=_dataset_meta(metadata)))
 
@@ -133,4 +133,4 @@ def _dataset_meta(metadata: Metadata) -> dict:
     return data
 
 
-CheckpointLoader.register_scheme(SCHEME, load_from_exported, force=True)
+SCHEMES[SCHEME] = load_from_exported

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.merging.presets import PRESETS
 from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy
 from mmseg_tome.merging.strategies.identity import Identity
@@ -42,7 +43,7 @@ SEQUENCES = ("q", "kv")
 _OF_A_STAGE = ("reuse", "proportional")
 
 
-class TomeConfigError(ValueError):
+class TomeConfigError(UserError, ValueError):
     """A `tome_cfg` that cannot be read; the message names the stage and what is allowed."""
 
 

@@ -1,8 +1,10 @@
-"""What a model refuses: mistakes in a config or in an image that its user can mend."""
+"""What a model refuses of a config or an image."""
+
+from mmseg_tome.errors import UserError
 
 
-class ModelInputError(ValueError):
-    """An input that the model cannot take; tools print the message without a traceback."""
+class ModelInputError(UserError, ValueError):
+    """An input that the model cannot take."""
 
 
 class ImageSizeError(ModelInputError):

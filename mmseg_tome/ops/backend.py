@@ -9,6 +9,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.ops.tracing import is_compiling, is_transformed
 from mmseg_tome.ops.twins import replaceable
 
@@ -24,7 +25,7 @@ _requested = "auto"
 _interpreted = False
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """The requested backend does not exist, is not installed or cannot run on a device."""
 
 

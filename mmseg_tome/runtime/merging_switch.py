@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.huggingface.layouts import has_encoder
 from mmseg_tome.merging import StageMerging
@@ -14,7 +15,7 @@ from mmseg_tome.nets import MixVisionTransformer
 from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 
-class NothingMergesError(ValueError):
+class NothingMergesError(UserError, ValueError):
     """A model that is to run without merging does not merge in the first place."""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmseg_tome.inference.inputs import Item
-from mmseg_tome.inference.prediction import Prediction
+from mmseg_tome.predict.inputs import Item
+from mmseg_tome.predict.results import Prediction
 from mmseg_tome.visualization.capture import Pass
 from mmseg_tome.visualization.differences import BEFORE, MARK, mark_changes, mark_shifts
 from mmseg_tome.visualization.figure import Panel

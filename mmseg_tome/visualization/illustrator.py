@@ -4,21 +4,16 @@ The network runs twice with the same weights, merged and unmerged. The predictor
 `tools/infer.py` run it, so a figure shows what they predict.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import replacing
-from mmseg_tome.inference.inputs import Item
-from mmseg_tome.inference.prediction import Prediction
-from mmseg_tome.registry import MODELS
+from mmseg_tome.predict.inputs import Item
+from mmseg_tome.predict.results import Prediction
 from mmseg_tome.runtime.merging_switch import without_merging
 from mmseg_tome.visualization.capture import Pass, record_passes
 from mmseg_tome.visualization.comparison import PoseComparison, SegmentationComparison
@@ -124,21 +119,6 @@ class MergingIllustrator:
         if not idle:
             return self._note
         return f"{self._note}; nothing merges in stage{'s' * (len(idle) > 1)} {words(idle)}"
-
-
-@contextmanager
-def untrained_checkpoint(cfg: Config) -> Iterator[str]:
-    """A checkpoint of random weights, always the same, that is gone after the block.
-
-    Args:
-        cfg: The config of its model.
-    """
-    init_default_scope(cfg.get("default_scope", "mmseg"))
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        path = Path(folder) / "random.pth"
-        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), path)
-        yield str(path)
 
 
 def _lines(maps: int) -> list[int]:

@@ -79,8 +79,8 @@ def ours(repo, tmp_path):
     def build(checkpoint: Checkpoint, suffix: str = ".pth", dataset: str | None = None):
         from mmengine.registry import init_default_scope
 
-        from mmseg_tome.engine.checkpoint import load_from_local
-        from mmseg_tome.inference.weights import load_weights
+        from mmseg_tome.checkpoints.fitting import load_weights
+        from mmseg_tome.checkpoints.loading import load_from_local
 
         weights, config = tmp_path / f"weights{suffix}", tmp_path / "config.py"
         write(checkpoint, weights)

@@ -8,8 +8,12 @@ from mmengine.config import Config
 
 from mmseg_tome.checkpoints import Checkpoint, ConversionError
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture, Head
-from mmseg_tome.checkpoints.config_file import make_config_text
-from mmseg_tome.checkpoints.datasets import POSE, SEGMENTATION, recognise_classes
+from mmseg_tome.checkpoints.config_file import (
+    POSE,
+    SEGMENTATION,
+    make_config_text,
+    recognise_classes,
+)
 
 CITYSCAPES = ("Road ", "sidewalk", "building", "wall", *"abcdefghijklmno")
 

@@ -7,9 +7,9 @@ import torch
 
 from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.formats.huggingface import RENAMING, RENAMING_5
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.engine.checkpoint import load_from_local
 
 transformers = pytest.importorskip("transformers")
 

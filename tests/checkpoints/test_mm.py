@@ -122,7 +122,7 @@ def test_pose_gives_the_same_heatmaps(pose, repo, tmp_path, assert_same, image):
     from mmengine.registry import init_default_scope
     from mmpose.registry import MODELS
 
-    from mmseg_tome.inference.weights import load_weights
+    from mmseg_tome.checkpoints.fitting import load_weights
 
     peer, checkpoint = pose
     assert (checkpoint.task, checkpoint.head.outputs) == ("pose", 17)
@@ -144,9 +144,9 @@ def test_pose_has_no_equal_in_transformers(pose):
 
 
 def test_ours_is_read_back(peer, tmp_path):
+    from mmseg_tome.checkpoints.loading import load_from_local
     from mmseg_tome.checkpoints.reading import read_source
     from mmseg_tome.checkpoints.writing import write
-    from mmseg_tome.engine.checkpoint import load_from_local
 
     text = f"model = dict(backbone=dict(norm_cfg=dict(eps=1e-05), {MERGING}))"
     meta = dict(cfg=text, CLASSES=tuple("abcd"))

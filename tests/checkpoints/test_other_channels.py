@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmseg_tome import compat
 from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.config_file import make_config_text
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.engine.checkpoint import load_from_local
 
 transformers = pytest.importorskip("transformers")
 
@@ -51,8 +51,8 @@ def say(folder, **preprocessor):
 @pytest.mark.parametrize("peer", [1, 4], indirect=True)
 @pytest.mark.parametrize("known", [False, True])
 def test_a_converted_model_runs_on_its_images(repo, peer, folder, tmp_path, known):
-    from mmseg_tome.inference.inputs import Reader, find_sources
-    from mmseg_tome.inference.segmentation import SegmentationPredictor
+    from mmseg_tome.predict.inputs import Reader, find_sources
+    from mmseg_tome.predict.segmentation import SegmentationPredictor
 
     channels = peer.config.num_channels
     if known:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmseg_tome.checkpoints import ConversionError
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import find_state, read_source
-from mmseg_tome.engine.checkpoint import load_from_local
 
 STATE = {"a.weight": torch.ones(2)}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmseg_tome.checkpoints.holding import holding
+from mmseg_tome.checkpoints.fitting import holding
 from mmseg_tome.checkpoints.reading import find_state
 from mmseg_tome.checkpoints.wrappers import (
     find_parameters,

@@ -52,7 +52,7 @@ def test_the_list_of_commands(capsys):
 
 def test_names_are_those_of_the_modules():
     pytest.importorskip("mmseg")
-    from mmseg_tome.checkpoints.datasets import POSE, SEGMENTATION
+    from mmseg_tome.checkpoints.config_file import POSE, SEGMENTATION
     from mmseg_tome.export import onnx_file, program
     from mmseg_tome.lab.bench import cases
     from mmseg_tome.lab.bench.as_typed.variants import CASES, LOSSES

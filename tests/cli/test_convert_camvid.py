@@ -87,7 +87,7 @@ def test_split_of_the_known_file_names(shared):
 
 
 def test_unknown_frame_name():
-    with pytest.raises(tool.ConversionError, match="0007XX_00010"):
+    with pytest.raises(tool.DataError, match="0007XX_00010"):
         tool.split_of("0007XX_00010")
 
 
@@ -118,7 +118,7 @@ def test_unknown_colour_names_file_and_colour_and_writes_nothing(release, tmp_pa
 )
 def test_incomplete_release(release, tmp_path, remove, message):
     (release / remove).rename(tmp_path / "elsewhere")
-    with pytest.raises(tool.ConversionError, match=message):
+    with pytest.raises(tool.DataError, match=message):
         tool.run(tool.parse_args([str(release), str(tmp_path / "camvid")]))
     assert not (tmp_path / "camvid").exists()
 
@@ -127,7 +127,7 @@ def test_empty_folder(release, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     args = [str(release), str(tmp_path / "camvid"), "--labels", str(empty)]
-    with pytest.raises(tool.ConversionError, match=r"no \*_L.png"):
+    with pytest.raises(tool.DataError, match=r"no \*_L.png"):
         tool.run(tool.parse_args(args))
 
 
@@ -190,5 +190,5 @@ def test_colour_file_of_the_release_is_used(release, tmp_path):
 def test_bad_colour_file(tmp_path, line):
     path = tmp_path / tool.COLOUR_FILE
     path.write_text("128 128 128 Sky\n" + line)
-    with pytest.raises(tool.ConversionError, match="line 2"):
+    with pytest.raises(tool.DataError, match="line 2"):
         tool.read_colours(path)

@@ -15,7 +15,7 @@ from mmseg_tome import compat
 from mmseg_tome.checkpoints import Checkpoint
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture, Head
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.config import is_pose
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE, is_pose
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
@@ -49,10 +49,10 @@ def infer(monkeypatch, capsys):
 @pytest.fixture
 def warned(monkeypatch) -> list[str]:
     """What the tool says besides errors."""
-    from mmseg_tome.engine import switches
+    from mmseg_tome.cli.work import infer
 
     found = []
-    monkeypatch.setattr(switches, "say", lambda *lines: found.extend(filter(None, lines)))
+    monkeypatch.setattr(infer, "say", lambda *lines: found.extend(filter(None, lines)))
     return found
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmseg_tome import compat
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),

@@ -6,7 +6,7 @@ import pytest
 
 Config = pytest.importorskip("mmengine.config").Config
 
-from mmseg_tome.engine import additions  # noqa: E402  needs mmengine
+from mmseg_tome.cli import additions  # noqa: E402  needs mmengine
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(p for p in CONFIGS.rglob("*.py") if "_base_" not in p.parts)

@@ -65,7 +65,8 @@ def state_beside_the_weights(dataset: dict, schedules: list, scope: str) -> dict
 
 
 def test_of_every_kind_of_config(tmp_path, monkeypatch):
-    from mmseg_tome.engine.checkpoint import TRUST_VARIABLE, load_from_local
+    from mmseg_tome.checkpoints.loading import load_from_local
+    from mmseg_tome.config import TRUST_VARIABLE
 
     monkeypatch.delenv(TRUST_VARIABLE, raising=False)
     monkeypatch.chdir(CONFIGS.parent)
@@ -81,7 +82,7 @@ def test_of_every_kind_of_config(tmp_path, monkeypatch):
 def test_of_pose_without_a_skeleton(tmp_path):
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
-    from mmseg_tome.engine.checkpoint import load_from_local
+    from mmseg_tome.checkpoints.loading import load_from_local
 
     keypoints = {0: dict(name="tip", id=0, color=[255, 0, 0], type="", swap="")}
     metainfo = parse_pose_metainfo(

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader
 
 from mmseg_tome import compat
+from mmseg_tome.checkpoints.loading import load
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import reader as exported
 from mmseg_tome.export.metadata import Metadata
@@ -75,7 +75,7 @@ def test_images_of_another_size_are_refused(task):
 
 def test_its_address_is_a_checkpoint_with_names_but_without_weights(task):
     _, address = exported.read_exported("f.onnx")
-    checkpoint = CheckpointLoader.load_checkpoint(address)
+    checkpoint = load(address)
     assert checkpoint["state_dict"] == {}
     meta = checkpoint["meta"]["dataset_meta"]
     assert meta["keypoint_id2name"] == {0: "a"}

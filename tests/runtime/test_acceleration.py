@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import BaseLoop
 
 from mmseg_tome import compat
-from mmseg_tome.engine import FastInferenceHook
+from mmseg_tome.hooks import FastInferenceHook
 from mmseg_tome.registry import MODELS
 from mmseg_tome.runtime.acceleration import accelerate, why_eager
 from mmseg_tome.runtime.graphs import graphed_parts
@@ -191,7 +191,7 @@ class TestHook:
     @pytest.fixture
     def said(self, monkeypatch):
         said = []
-        where = "mmseg_tome.engine.fast_inference.print_log"
+        where = "mmseg_tome.hooks.fast.print_log"
         monkeypatch.setattr(where, lambda message, _: said.append(message))
         return said
 

@@ -8,8 +8,8 @@ import torch
 
 pytest.importorskip("mmcv")
 
-from mmseg_tome.inference.inputs import Item, Source
-from mmseg_tome.inference.prediction import Prediction
+from mmseg_tome.predict.inputs import Item, Source
+from mmseg_tome.predict.results import Prediction
 from mmseg_tome.visualization.capture import Pass
 from mmseg_tome.visualization.comparison import LISTED, PoseComparison, SegmentationComparison
 from mmseg_tome.visualization.differences import MARK

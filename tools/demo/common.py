@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,12 +24,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmseg_tome import compat  # noqa: F401  mmseg may need its stand-ins to be imported
-from mmseg_tome.engine.checkpoint import load_from_local
-from mmseg_tome.registry import MODELS
+from mmseg_tome.checkpoints.model import load_model
+from mmseg_tome.errors import UserError
 from mmseg_tome.visualization import capture_slot_maps, draw_slots
 
 REPO = Path(__file__).resolve().parents[2]
@@ -47,7 +45,7 @@ _PROGRESS = re.compile(r"(Iter\(\w+\) +\[ *\d+/\d+\])")
 _SHOWN = re.compile(r"\b(?:eta|loss|mIoU|mIoU\.thin|acc_pose|coco/AP|PCK@[\d.]+/PCK): \S+")
 
 
-class DemoError(RuntimeError):
+class DemoError(UserError, RuntimeError):
     """A step failed; the message says which, and why."""
 
 
@@ -185,13 +183,7 @@ def run_tool(tool: str, *arguments, label: str = "") -> None:
 
 
 def build(config: Path, checkpoint: Path) -> nn.Module:
-    cfg = Config.fromfile(str(config))
-    init_default_scope(cfg.default_scope)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="mmseg")  # on the arguments of its own losses
-        model = MODELS.build(cfg.model)
-    model.load_state_dict(load_from_local(str(checkpoint), map_location="cpu")["state_dict"])
-    return model.eval()
+    return load_model(Config.fromfile(str(config)), str(checkpoint))
 
 
 @torch.inference_mode()

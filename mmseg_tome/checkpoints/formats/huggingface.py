@@ -17,18 +17,20 @@ from mmseg_tome.checkpoints.checkpoint import (
     Source,
     build_checkpoint,
 )
-from mmseg_tome.checkpoints.errors import ConversionError
 from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
-from mmseg_tome.checkpoints.norm_eps import HUGGING_FACE, NormEps, change_eps
-from mmseg_tome.checkpoints.renaming import Renaming
 from mmseg_tome.checkpoints.tensors import (
+    HUGGING_FACE,
+    NormEps,
+    Renaming,
     State,
+    change_eps,
     join_projections,
     linear_to_pointwise,
     pointwise_to_linear,
     reverse_levels,
     split_projections,
 )
+from mmseg_tome.errors import ConversionError
 
 PREPROCESSOR = "preprocessor_config.json"
 

@@ -5,13 +5,13 @@ the zoo's `mit_b0_20220624-7e0fe6dd.pth`. The authors' files come from forks of 
 they are told apart by the merging in the config text that they carry.
 """
 
+import ast
 import json
 import re
 
 from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source, build_checkpoint
-from mmseg_tome.checkpoints.config_text import read_model, section
 from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
-from mmseg_tome.checkpoints.norm_eps import DEFAULT
+from mmseg_tome.checkpoints.tensors import DEFAULT
 from mmseg_tome.merging import merges
 
 OURS = re.compile(
@@ -107,3 +107,46 @@ def own_meta(meta: dict) -> dict:
 
 def _model(meta: dict) -> dict:
     return read_model(meta.get("cfg") or meta.get("config") or "")  # the second in 0.x
+
+
+def read_model(text) -> dict:
+    """The `model` of a config's text, as far as it is made of plain values.
+
+    Args:
+        text: What mmcv 1.x (`meta["config"]`) and mmengine (`meta["cfg"]`) save: assignments of
+            constants, lists, tuples and `dict(...)` calls.
+
+    Returns:
+        The dictionary; empty if there is none, or the text is something else.
+    """
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        return {}
+    for statement in statements:
+        names = [getattr(t, "id", None) for t in getattr(statement, "targets", ())]
+        if names == ["model"]:
+            model = _value(statement.value)
+            return model if isinstance(model, dict) else {}
+    return {}
+
+
+def section(model: dict, name: str) -> dict:
+    """A dictionary within `model`; empty if there is none."""
+    found = model.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _value(node: ast.AST):
+    """A plain value; None in place of anything else."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "dict" and not node.args:
+        return {word.arg: _value(word.value) for word in node.keywords}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {_value(key): _value(value) for key, value in pairs if isinstance(key, ast.Constant)}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(item) for item in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None

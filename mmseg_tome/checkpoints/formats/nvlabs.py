@@ -5,9 +5,15 @@ import re
 from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source, build_checkpoint
 from mmseg_tome.checkpoints.formats.base import DROPPED, Format, register_format
 from mmseg_tome.checkpoints.formats.mm import read_meta
-from mmseg_tome.checkpoints.norm_eps import NVLABS, NormEps, change_eps
-from mmseg_tome.checkpoints.renaming import Renaming
-from mmseg_tome.checkpoints.tensors import join_projections, linear_to_pointwise, reverse_levels
+from mmseg_tome.checkpoints.tensors import (
+    NVLABS,
+    NormEps,
+    Renaming,
+    change_eps,
+    join_projections,
+    linear_to_pointwise,
+    reverse_levels,
+)
 
 RENAMING = Renaming(
     [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmseg_tome.checkpoints import Checkpoint, ConversionError, convert
 from mmseg_tome.checkpoints.checkpoint import check_classes
-from mmseg_tome.checkpoints.config_file import known_dataset, make_config_text
-from mmseg_tome.checkpoints.datasets import check_count
+from mmseg_tome.checkpoints.config_file import check_count, known_dataset, make_config_text
+from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.writing import (
     PICKLES,
@@ -18,7 +18,7 @@ from mmseg_tome.checkpoints.writing import (
     write_text,
 )
 from mmseg_tome.cli.ending import ignore_developer_warnings
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE, load_from_local
+from mmseg_tome.config import TRUST_VARIABLE
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
 

@@ -10,19 +10,19 @@ import torch
 from rich.console import Console
 from torch.export import ExportedProgram
 
+from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.cli.ending import ignore_developer_warnings
-from mmseg_tome.config import is_pose, read_size
+from mmseg_tome.config import choose_checkpoint, is_pose, read_config, read_size
 from mmseg_tome.config_datasets import with_one_test_dataset
-from mmseg_tome.engine import launch
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program, torch_file
 from mmseg_tome.export.calibration import network_inputs
 from mmseg_tome.export.metadata import Metadata, describe
-from mmseg_tome.export.network import Network, load_model
+from mmseg_tome.export.network import Network
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
 from mmseg_tome.files import replacing
-from mmseg_tome.inference.inputs import IMAGES
+from mmseg_tome.predict.inputs import IMAGES
 
 ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
 MAX_IMAGES = 64
@@ -34,11 +34,11 @@ def export(args: argparse.Namespace) -> None:
     ignore_developer_warnings()
     check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
-    cfg = with_one_test_dataset(launch.read_config(args))
+    cfg = with_one_test_dataset(read_config(args))
     if args.dynamic_size and is_pose(cfg):
         raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
     size = choose_size(args.size, cfg)
-    checkpoint = launch.choose_checkpoint(args, cfg)
+    checkpoint = choose_checkpoint(args, cfg)
 
     status = Console(stderr=True).status
     with status("loading"):

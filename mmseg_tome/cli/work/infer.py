@@ -11,13 +11,22 @@ from rich.console import Console
 from rich.progress import Progress  # no new requirement: mmengine has it
 
 from mmseg_tome import compat
+from mmseg_tome.cli import additions, switches
 from mmseg_tome.cli.ending import ignore_developer_warnings
-from mmseg_tome.config import is_pose, read_device
+from mmseg_tome.config import (
+    NO_GPU,
+    choose_checkpoint,
+    is_pose,
+    no_effect,
+    read_config,
+    read_device,
+    say,
+)
 from mmseg_tome.config_datasets import with_one_test_dataset
-from mmseg_tome.engine import additions, launch, switches
 from mmseg_tome.errors import UserError, first_line
-from mmseg_tome.inference.boxes import Boxes
-from mmseg_tome.inference.inputs import (
+from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.predict.boxes import Boxes
+from mmseg_tome.predict.inputs import (
     Item,
     Reader,
     Source,
@@ -26,14 +35,13 @@ from mmseg_tome.inference.inputs import (
     count,
     find_sources,
 )
-from mmseg_tome.inference.results import (
+from mmseg_tome.predict.results import (
     LABELS,
     MERGING,
     OVERLAYS,
     ResultsWriter,
     UnwritableError,
 )
-from mmseg_tome.nets.errors import ModelInputError
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
 from mmseg_tome.visualization.selection import Selection
@@ -59,7 +67,7 @@ def infer(args: argparse.Namespace) -> int:
     speed_up(args, cfg, predictor, gpu)
     illustrator = build_illustrator(args, cfg, checkpoint, predictor)
     if illustrator and any(source.is_video for source in sources):
-        switches.say("warning: --show-merging draws images, not the frames of videos")
+        say("warning: --show-merging draws images, not the frames of videos")
     origin = dict(config=args.config, checkpoint=checkpoint)
     header = dict(
         task=predictor.task,
@@ -92,8 +100,8 @@ def read_model(args: argparse.Namespace) -> tuple[Config, str]:
             raise UserError(f"--device {args.device}: a --model runs on the CPU here")
         args.device = "cpu"
         return read_exported(args.model)
-    cfg = launch.read_config(args)
-    return cfg, launch.choose_checkpoint(args, cfg)
+    cfg = read_config(args)
+    return cfg, choose_checkpoint(args, cfg)
 
 
 def choose_device(name: str | None) -> str:
@@ -137,11 +145,11 @@ def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxe
     if args.opacity is not None:
         options.update(opacity=args.opacity)
     if task == "pose":
-        from mmseg_tome.inference.pose import PosePredictor
+        from mmseg_tome.predict.pose import PosePredictor
 
         options.update(boxes=boxes, threshold=args.keypoint_threshold)
         return PosePredictor(cfg, checkpoint, device, **options)
-    from mmseg_tome.inference.segmentation import SegmentationPredictor
+    from mmseg_tome.predict.segmentation import SegmentationPredictor
 
     return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
 
@@ -152,15 +160,15 @@ def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> Non
         given = dict(launch=args.launch, dtype=args.dtype, show_merging=args.show_merging)
         for name in (name for name, value in given.items() if value):
             switch = f"--{name.replace('_', '-')}"
-            switches.say(switches.no_effect(switch, "a --model is complete, and runs on the CPU"))
+            say(no_effect(switch, "a --model is complete, and runs on the CPU"))
         return
     if args.launch == "graphs" and not gpu:
-        switches.say(switches.no_effect("--launch graphs", switches.NO_GPU))
+        say(no_effect("--launch graphs", NO_GPU))
     configured = additions.find_hook(cfg, "fast_inference") or {}
     options = {key: getattr(args, key) or configured.get(key) for key in ("launch", "dtype")}
     options = {key: value for key, value in options.items() if value}
     if gpu or switches.half(options.get("dtype")):
-        switches.say(accelerate(predictor.model, **options).summary)
+        say(accelerate(predictor.model, **options).summary)
 
 
 def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):
@@ -172,7 +180,7 @@ def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, pr
     if not args.show_merging or args.model:
         return None
     if reason := switches.merges_nothing(cfg):
-        switches.say(switches.no_effect("--show-merging", reason))
+        say(no_effect("--show-merging", reason))
         return None
     note = f"{Path(args.config).name}, {Path(checkpoint).name}"
     alone = predictor.one_box_at_a_time() if predictor.task == "pose" else predictor

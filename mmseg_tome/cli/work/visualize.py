@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -13,17 +12,15 @@ from rich.progress import Progress
 
 from mmseg_tome.cli.ending import ignore_developer_warnings
 from mmseg_tome.cli.work.infer import EXIT_SOME_FAILED, build_predictor, choose_device, read_boxes
-from mmseg_tome.config import is_pose
+from mmseg_tome.config import OURS, check_checkpoint, is_pose, read_config
 from mmseg_tome.config_datasets import with_one_test_dataset
-from mmseg_tome.engine import launch
 from mmseg_tome.errors import UserError, first_line
-from mmseg_tome.inference.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.predict.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
 from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
     NothingToDrawError,
-    untrained_checkpoint,
 )
 from mmseg_tome.visualization.selection import Selection
 
@@ -39,16 +36,14 @@ def visualize(args: argparse.Namespace) -> int:
     sources = find_images(args.inputs, args.out)
     cfg = with_one_test_dataset(read_merging_config(args))
     checkpoint = args.checkpoint or cfg.get("load_from")
-    launch.check_checkpoint(checkpoint)
+    check_checkpoint(checkpoint)
     device = choose_device(args.device)
     args.opacity = None if is_pose(cfg) else OPACITY
     boxes = read_boxes(args, cfg, sources)
     reader = Reader(cfg)
-    with ExitStack() as stack:
-        if not checkpoint:
-            print("warning: no checkpoint: random weights are run", file=sys.stderr)
-        weights = checkpoint or stack.enter_context(untrained_checkpoint(cfg))
-        predictor = build_predictor(args, cfg, weights, device, boxes)
+    if not checkpoint:
+        print("warning: no checkpoint: random weights are run", file=sys.stderr)
+    predictor = build_predictor(args, cfg, checkpoint or None, device, boxes)
     shown = Path(checkpoint).name if checkpoint else "random weights"
     merging = cfg.model.backbone.tome_cfg
     preset = f"preset {merging}" if isinstance(merging, str) else "tome_cfg of its own"
@@ -85,17 +80,17 @@ def read_merging_config(args: argparse.Namespace) -> Config:
     """The config, with --preset in its place.
 
     Raises:
-        UserError: As `launch.read_config`, or nothing merges.
+        UserError: As `read_config`, or nothing merges.
         TomeConfigError: There is no such preset, or the config's tome_cfg cannot be read.
     """
     if args.preset is not None:
         parse_tome_cfg(args.preset)
         preset = {"model.backbone.tome_cfg": args.preset}
         args.cfg_options = {**(args.cfg_options or {}), **preset}
-    cfg = launch.read_config(args)
+    cfg = read_config(args)
     backbone = cfg.model.get("backbone") or {}
     kind = str(backbone.get("type"))
-    if args.preset is not None and not kind.startswith(launch.OURS):
+    if args.preset is not None and not kind.startswith(OURS):
         raise UserError(f"--preset is for the backbones of mmseg_tome, the config's is {kind}")
     if not merges(backbone.get("tome_cfg")):
         raise UserError(

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmseg_tome.checkpoints.fitting import mismatch
+from mmseg_tome import compat
+from mmseg_tome.checkpoints.fitting import load_weights
+from mmseg_tome.checkpoints.loading import load
+from mmseg_tome.checkpoints.wrappers import find_parameters
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
 
@@ -137,6 +139,7 @@ def read_config(path: Path) -> Config:
     if not path.is_file():
         raise UsageError(f"no config file at {path}")
     try:
+        compat.name_packages()
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a program: anything can come out of it
         raise UsageError(f"cannot read config {path}: {_one_line(error)}") from error
@@ -215,12 +218,9 @@ def load_checkpoint(pipeline: Pipeline, path: str) -> None:
     Raises:
         UserError: it cannot be read, wants to run code, or does not fit the model.
     """
-    weights = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
-    weights = weights.get("state_dict", weights)
-    weights = {key.replace("decode_head.", "head.", 1): value for key, value in weights.items()}
-    if problem := mismatch(pipeline, weights):
-        raise UsageError(f"checkpoint {path} does not fit {pipeline.name}: {problem}")
-    pipeline.load_state_dict(weights, strict=False)
+    state = find_parameters(load(path)) or {}
+    state = {key.replace("decode_head.", "head.", 1): value for key, value in state.items()}
+    load_weights(pipeline, state, path)
 
 
 def _one_line(error: Exception) -> str:

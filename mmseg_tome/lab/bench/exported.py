@@ -16,8 +16,7 @@ from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import track
 
-from mmseg_tome.config import is_pose, read_size
-from mmseg_tome.engine import launch
+from mmseg_tome.config import is_pose, read_config, read_size
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, parity, program
 from mmseg_tome.export.metadata import OUTPUT, Metadata, threshold_of
@@ -34,7 +33,7 @@ def time_exported(args: argparse.Namespace) -> None:
     size = read_size(args.size)
     if min(args.rounds, args.threads) < 1:
         raise UserError("--rounds and --threads must be at least 1")
-    cfg = launch.read_config(args)
+    cfg = read_config(args)
     torch.set_num_threads(args.threads)
     runs: dict[tuple[str, str], Callable[[], object]] = {}
     console = Console(stderr=True)

@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmseg_tome.config import check_counts, read_device, read_size
-from mmseg_tome.engine.checkpoint import TRUST_VARIABLE
+from mmseg_tome.config import TRUST_VARIABLE, check_counts, read_device, read_size
 from mmseg_tome.files import make_folder
 from mmseg_tome.lab.bench import cases, pipelines, plots, report, runner, training
 from mmseg_tome.lab.bench.as_typed import main as as_typed

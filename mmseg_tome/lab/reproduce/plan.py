@@ -12,8 +12,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmseg_tome.config import TRUST_FLAG, add_cfg_options
-from mmseg_tome.engine import launch
+from mmseg_tome.config import TRUST_FLAG, add_cfg_options, read_config
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS, TOOLS
 
@@ -267,7 +266,7 @@ def _effective(config: Path, options: Sequence[str], settings: Settings) -> Conf
     add_cfg_options(parser)
     args = parser.parse_args(["--cfg-options", *options] if options else [])
     args.config, args.trust_checkpoint = str(config), settings.trust_checkpoint
-    return launch.read_config(args)
+    return read_config(args)
 
 
 def _tool(name: str, gpus: int, *positional: str) -> tuple[str, ...]:

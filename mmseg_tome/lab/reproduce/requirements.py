@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.engine.checkpoint import load_from_http, load_from_local
+from mmseg_tome.checkpoints.loading import load_from_http, load_from_local
 
 from .tables import Source
 

@@ -6,13 +6,15 @@ import json
 import math
 from pathlib import Path
 
+from mmseg_tome.errors import UserError
+
 from .plan import Step
 from .tables import Metric, Table
 
 BASELINE_PEER = "peer"
 
 
-class NoResultsError(Exception):
+class NoResultsError(UserError):
     """A tool ended well, but did not leave what it should have; the message says what."""
 
 

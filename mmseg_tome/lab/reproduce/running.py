@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.files import replacing
 
 from . import guard, results, state
@@ -30,7 +31,7 @@ _PROGRESS = re.compile(r"((?:Iter|Epoch)\(\w+\) +(?:\[ *\d+\])?\[ *\d+/\d+\])")
 _SHOWN = re.compile(r"\b(?:eta|loss|mIoU): \S+")
 
 
-class StepFailedError(Exception):
+class StepFailedError(UserError):
     """A step's command failed; the message says how, and where its log is."""
 
 

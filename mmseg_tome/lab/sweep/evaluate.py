@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mmseg_tome.engine.label_check import check_class_count
+from mmseg_tome.datasets.checks import check_class_count
 
 from .images import Images
 from .network import Network

@@ -9,9 +9,17 @@ from collections.abc import Iterator, Sequence
 import cv2
 import torch
 
-from mmseg_tome.config import check_counts, check_scales, read_device
+from mmseg_tome.config import (
+    NO_GPU,
+    check_checkpoint,
+    check_counts,
+    check_scales,
+    no_effect,
+    read_config,
+    read_device,
+    say,
+)
 from mmseg_tome.config_datasets import base_datasets
-from mmseg_tome.engine import launch, switches
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import make_folder
 from mmseg_tome.lab.sweep import report
@@ -57,7 +65,7 @@ def check_usage(args: argparse.Namespace) -> None:
         for checkpoint in words[2:]:
             if "://" in checkpoint:
                 raise UserError(f"checkpoint {checkpoint}: download it first, a sweep needs files")
-            launch.check_checkpoint(checkpoint)
+            check_checkpoint(checkpoint)
     names = [words[0] for words in args.model]
     if len(set(names)) < len(names):
         raise UserError("two --model have one name: name all checkpoints of a model in one")
@@ -75,7 +83,7 @@ def check_usage(args: argparse.Namespace) -> None:
         )
     if not args.accuracy and not args.time:
         raise UserError("--no-accuracy without --time leaves nothing to do")
-    switches.say(*check_launch(args))
+    say(*check_launch(args))
 
 
 def check_launch(args: argparse.Namespace) -> Iterator[str]:
@@ -86,7 +94,7 @@ def check_launch(args: argparse.Namespace) -> Iterator[str]:
     """
     on_gpu = read_device(args.device).type == "cuda"
     if args.launch == "graphs" and not on_gpu:
-        yield switches.no_effect("--launch graphs", switches.NO_GPU)
+        yield no_effect("--launch graphs", NO_GPU)
 
 
 def read_part(text: str | None) -> tuple[int, int]:
@@ -129,7 +137,7 @@ def read_model(args: argparse.Namespace, words: Sequence[str]) -> Model:
         UserError: The config is not there or has no model.
     """
     name, config, *checkpoints = words
-    cfg = launch.read_config(argparse.Namespace(**{**vars(args), "config": config}))
+    cfg = read_config(argparse.Namespace(**{**vars(args), "config": config}))
     if args.data_root and cfg.get("test_dataloader"):
         for part in base_datasets(cfg.test_dataloader.dataset):
             part["data_root"] = args.data_root

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
-from mmseg.registry import MODELS
 from torch import nn
 
-from mmseg_tome.engine.checkpoint import load_from_local
+from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.errors import UserError
-from mmseg_tome.inference.weights import load_weights
 from mmseg_tome.models import MixVisionTransformer
 from mmseg_tome.runtime import merging_switch
 from mmseg_tome.runtime.acceleration import accelerate
@@ -31,16 +26,12 @@ def build_network(cfg: Config, checkpoint: str) -> nn.Module:
         UserError: The model has no merge-aware backbone.
         CheckpointError: The checkpoint cannot be read, or does not fit.
     """
-    init_default_scope(cfg.get("default_scope") or "mmseg")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="mmseg")  # on the arguments of its own losses
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model = load_model(cfg, checkpoint)
     if not isinstance(getattr(model, "backbone", None), MixVisionTransformer):
         raise UserError(
             "the config's model has no backbone of type mmseg_tome.MixVisionTransformer"
         )
-    load_weights(model, load_from_local(checkpoint, map_location="cpu"), checkpoint)
-    return model.eval().requires_grad_(False)
+    return model.requires_grad_(False)
 
 
 def set_merging(backbone: MixVisionTransformer, setting: Setting) -> None:

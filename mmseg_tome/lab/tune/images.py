@@ -9,8 +9,8 @@ from mmengine.dataset import Compose
 
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import DataError
-from mmseg_tome.inference.inputs import check_complete, find_sources
 from mmseg_tome.lab.sweep.images import Images, Samples, chosen_images, dataset_config, read_all
+from mmseg_tome.predict.inputs import check_complete, find_sources
 
 
 class FolderImages(Samples):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tome.config import check_counts, check_scales, is_pose
+from mmseg_tome import config
+from mmseg_tome.config import check_checkpoint, check_counts, check_scales, is_pose, say
 from mmseg_tome.config_datasets import base_datasets, change_pipelines, find_test_pipeline
-from mmseg_tome.engine import launch, switches
 from mmseg_tome.errors import DataError, UserError
 from mmseg_tome.files import make_folder, only_one, progress_of
 from mmseg_tome.lab.sweep.images import Images, Samples
@@ -38,8 +38,8 @@ def check_usage(args: argparse.Namespace) -> None:
     check_scales(args.scale or ())
     if "://" in args.checkpoint:
         raise UserError(f"checkpoint {args.checkpoint}: download it first, tuning needs a file")
-    launch.check_checkpoint(args.checkpoint)
-    switches.say(*check_launch(args))
+    check_checkpoint(args.checkpoint)
+    say(*check_launch(args))
     if args.check:
         if args.images or args.labels or args.data:
             raise UserError("--check compares on the config's test data: leave out --images, "
@@ -70,7 +70,7 @@ def read_config(args: argparse.Namespace):
     Raises:
         UserError: It is not there, is no segmentor's, or has no such data.
     """
-    cfg = launch.read_config(args)
+    cfg = config.read_config(args)
     if is_pose(cfg):
         raise UserError("the config is one of pose; the search compares segmentations")
     if cfg.model.get("backbone", {}).get("type") in STOCK:
@@ -143,7 +143,7 @@ def check(args: argparse.Namespace, cfg) -> str:
 
     tuned = []
     for path in args.check:
-        found = launch.read_config(argparse.Namespace(**{**vars(args), "config": str(path)}))
+        found = config.read_config(argparse.Namespace(**{**vars(args), "config": str(path)}))
         name = path.stem if len(args.check) == 1 else path.with_suffix("").as_posix()
         tuned.append(Setting(name, found.model.backbone.get("tome_cfg")))
     rows = []

@@ -15,7 +15,7 @@ pytest.importorskip("tomesd")
 TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.errors import UserError  # noqa: E402
+from mmseg_tome.errors import CheckpointError, UserError  # noqa: E402
 from mmseg_tome.files import replacing  # noqa: E402
 from mmseg_tome.lab.bench import (  # noqa: E402
     cases,
@@ -257,7 +257,7 @@ def test_checkpoint(tiny_config, tmp_path):
     torch.testing.assert_close(net.state_dict(), saved.state_dict())
     del weights["decode_head.conv_seg.weight"]
     torch.save({"state_dict": weights}, tmp_path / "k.pth")
-    with pytest.raises(cases.UsageError, match=r"does not fit a: it lacks 1 of .*conv_seg"):
+    with pytest.raises(CheckpointError, match=r"does not fit the model: it lacks 1 of .*conv_seg"):
         cases.load_checkpoint(net, str(tmp_path / "k.pth"))
 
 
