@@ -1,6 +1,9 @@
 """The house: rooms import from lower floors only, and no file takes part in an import circle."""
 
 import ast
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -118,3 +121,18 @@ def test_the_lab_imports_in_one_direction(arrows):
             allowed = order[: order.index(name.split(".")[2]) + 1]
             used = {each.split(".")[2] for each in targets if each.startswith(f"{PACKAGE}.lab.")}
             assert used <= set(allowed), name
+
+
+def test_every_module_imports(repo):
+    """Also what no other test runs."""
+    script = (
+        "import importlib, pkgutil, mmseg_tome\n"
+        "from mmseg_tome import compat\n"
+        "for m in pkgutil.walk_packages(mmseg_tome.__path__, 'mmseg_tome.'):\n"
+        "    if not m.name.endswith('__main__'):\n"
+        "        importlib.import_module(m.name)\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    environment = os.environ | {"PYTHONPATH": str(repo)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr

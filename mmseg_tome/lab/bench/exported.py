@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from mmseg_tome.stack import compat  # isort: skip  # noqa: F401  before anything of the mm packages
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
