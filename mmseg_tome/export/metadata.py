@@ -12,7 +12,7 @@ from torch import nn
 from mmseg_tome import __version__
 from mmseg_tome.config import is_pose
 from mmseg_tome.errors import UserError
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 
 INPUT, OUTPUT = "images", {"segmentation": "logits", "pose": "heatmaps"}
 LATER = {"channels", "min_side", "threshold"}

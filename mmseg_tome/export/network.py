@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.runtime.precision import to_half
 
 

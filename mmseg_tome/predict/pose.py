@@ -19,7 +19,7 @@ from mmpose.structures import PoseDataSample
 from mmpose.visualization import PoseLocalVisualizer
 
 from mmseg_tome.checkpoints.model import load_model
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.predict.boxes import Boxes
 from mmseg_tome.predict.inputs import Item, check_channels
 from mmseg_tome.predict.results import Prediction

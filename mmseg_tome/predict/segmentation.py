@@ -10,7 +10,7 @@ from mmengine.dataset import pseudo_collate
 from mmseg.apis import MMSegInferencer
 
 from mmseg_tome.checkpoints.model import load_model
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.predict.inputs import Item, check_channels
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.runtime.calibration import decide_before

@@ -171,17 +171,18 @@ class Graphed:
         reason = (str(cause).splitlines() or [type(cause).__name__])[0]
         shapes = ", ".join("x".join(map(str, x.shape)) for x in tensors)
         name = type(self.module).__name__
-        _log(f"{name} runs inputs of {shapes} without a CUDA graph: {reason}")
+        print_log(f"{name} runs inputs of {shapes} without a CUDA graph: {reason}", "current")
         self.capture.recover()
 
 
-def _log(message: str) -> None:
+def print_log(message: str, logger: str) -> None:
+    """As mmengine's; a model of torch alone has Python's log."""
     try:
-        from mmengine.logging import print_log
-    except ImportError:  # a model of torch alone
+        from mmengine import logging as mm
+    except ImportError:
         logging.getLogger("mmseg_tome").warning(message)
     else:
-        print_log(message, "current")
+        mm.print_log(message, logger)
 
 
 class _Graph:

@@ -18,17 +18,17 @@ def of_config(repo, name: str, preset: str) -> nn.Module:
     """A config's model, initialised as for a training from scratch."""
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import init_default_scope
+    from mmengine.registry import DefaultScope
     from mmseg.registry import MODELS
 
     cfg = Config.fromfile(repo / "configs/_base_/models" / name)
-    init_default_scope("mmpose" if "pose" in name else "mmseg")
     cfg.model.backbone.update(init_cfg=None, tome_cfg=preset)
     if "pose" in name:
         cfg.model.head.out_channels = 17
     torch.manual_seed(5)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
+    with DefaultScope.overwrite_default_scope("mmpose" if "pose" in name else "mmseg"):
+        model = MODELS.build(cfg.model)
+        model.init_weights()
     return revert_sync_batchnorm(model).eval()
 
 
@@ -57,14 +57,15 @@ def test_the_same_seed_gives_the_model_of_a_config(repo, package, config, args):
 @pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 @torch.no_grad()
 def test_a_linear_head_is_the_registered_one():
+    from mmengine.registry import DefaultScope
+
     from mmseg_tome.models import SegformerLinearHead
     from mmseg_tome.nets import SegformerHead
 
     levels = [8, 16, 40, 64]
-    theirs = SegformerLinearHead(
-        in_channels=levels, in_index=[0, 1, 2, 3], channels=16, num_classes=7,
-        norm_cfg=dict(type="BN"),
-    ).eval()  # fmt: skip
+    options = dict(in_index=[0, 1, 2, 3], channels=16, num_classes=7, norm_cfg=dict(type="BN"))
+    with DefaultScope.overwrite_default_scope("mmseg"):
+        theirs = SegformerLinearHead(in_channels=levels, **options).eval()
     ours = SegformerHead(levels, 7, channels=16, linear=True).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     maps = [torch.randn(2, c, 16 // 2**i, 24 // 2**i) for i, c in enumerate(levels)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmseg_tome.lab.bench import measure
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, install
 from mmseg_tome.runtime.precision import DTYPES, to_half

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmseg_tome.lab.bench import measure
 from mmseg_tome.lab.sweep.settings import NONE
 from mmseg_tome.lab.sweep.timing import with_setting
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.runtime.graphs import CudaGraphs, Graphed
 from mmseg_tome.runtime.precision import DTYPES, to_half
 

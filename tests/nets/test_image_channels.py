@@ -1,14 +1,15 @@
 import pytest
 import torch
 
-from mmseg_tome.models.image_channels import image_channels
+from mmseg_tome.nets import MixVisionTransformer
+from mmseg_tome.nets.segformer import image_channels
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 13])
-def test_it_is_that_of_the_first_convolution(tiny, channels):
+def test_it_is_that_of_the_first_convolution(channels):
     model = torch.nn.Module()
     model.head = torch.nn.Conv2d(7, 7, 1)
-    model.backbone = tiny(in_channels=channels)
+    model.backbone = MixVisionTransformer(channels, embed_dims=8, num_layers=(1, 1, 1, 1))
     assert image_channels(model) == image_channels(model.backbone) == channels
 
 
