@@ -26,7 +26,6 @@ LOCAL = [
         (None, ".onnx", False),
         ("hq", ".pt2", True),
         (LOCAL, ".onnx", True),
-        (LOCAL, ".pt2", True),
     ],
 )
 def test_one_file_is_right_at_every_size(tiny, described, tmp_path, tome_cfg, ending, batch):
