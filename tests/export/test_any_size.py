@@ -22,8 +22,6 @@ LOCAL = [
     [
         ("hq", ".onnx", False),
         ("fast-prop", ".onnx", True),
-        ("n2d", ".onnx", False),
-        (None, ".onnx", False),
         ("hq", ".pt2", True),
         (LOCAL, ".onnx", True),
     ],
