@@ -170,9 +170,11 @@ def test_table_and_picture(demo, common, dataset, tmp_path):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
+    from mmseg_tome.registry import MODELS
+
     init_default_scope("mmseg")
     cfg = Config.fromfile(str(demo.config("none")))
-    model = common.MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)
     checkpoint = tmp_path / "random.pth"
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
 
