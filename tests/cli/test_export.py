@@ -206,7 +206,6 @@ def refusal(tool, segmenter, tmp_path):
         (["--out", "model.pt2"], "ends in .onnx"),
         (["--format", "torch-export"], "ends in .pt2"),
         (["--int8", "--dynamic-size"], "--int8 is for images of one size"),
-        (["--dynamic-size", "--size", "64x64"], "takes images from 256x256 pixels on, and 64x64"),
         (["--int8", "--half"], "--int8 is for --format onnx without --half"),
         (["--calibration", "."], "--calibration is for --int8"),
         (["--int8", "--calibration", "missing"], "--calibration missing is no folder"),

@@ -21,7 +21,6 @@ LOCAL = [
     ("tome_cfg", "ending", "batch"),
     [
         ("hq", ".onnx", False),
-        ("fast-prop", ".onnx", True),
         ("hq", ".pt2", True),
         (LOCAL, ".onnx", True),
     ],

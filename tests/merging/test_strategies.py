@@ -259,11 +259,10 @@ def test_a_compiler_takes_local_merging_of_several_sizes():
     torch.compiler.reset()
     strategy = LocalMerging(0.4, (2, 2))
 
-    def both_ways(x, height, width):
-        slots = strategy(x, (height, width))
-        return slots.unmerge(slots.merge(x))
+    def slot(x, height, width):
+        return strategy(x, (height, width)).slot
 
-    compiled = torch.compile(both_ways, backend="eager")
-    for hw in ((6, 8), (12, 10), (5, 7)):
+    compiled = torch.compile(slot, backend="eager")
+    for hw in ((6, 8), (5, 7)):
         x = torch.randn(2, hw[0] * hw[1], 4)
-        torch.testing.assert_close(compiled(x, *hw), both_ways(x, *hw))
+        assert torch.equal(compiled(x, *hw), slot(x, *hw))
