@@ -67,9 +67,7 @@ class SlotMap(NamedTuple):
 
     def sizes(self) -> Tensor:
         """How many tokens share each slot, `[B or 1, M]`, float32."""
-        zeros = self.slot.new_zeros(self.slot.shape[0], self.num_slots, dtype=torch.float32)
-        ones = torch.ones_like(self.slot, dtype=torch.float32)
-        return zeros.scatter_add(1, self.slot, ones)
+        return ops.segment.sizes(self.slot, self.num_slots, torch.float32)
 
     def key_bias(self, dtype: torch.dtype) -> Tensor | None:
         """What to add to attention's logits so that merged keys count for all they stand for.

@@ -102,6 +102,12 @@ def gather_segments_add(y: Tensor, slot: Tensor, residual: Tensor) -> Tensor:
     return residual + gather_segments(y, slot)
 
 
+def sizes(slot: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
+    """How many tokens share each slot, `[B or 1, M]`; arguments as of `log_sizes`."""
+    zeros = slot.new_zeros(slot.shape[0], num_slots, dtype=dtype)
+    return zeros.scatter_add(1, slot, torch.ones_like(slot, dtype=dtype))
+
+
 def log_sizes(slot: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
     """The logarithm of the number of tokens in each slot, as a bias of attention.
 
@@ -114,9 +120,7 @@ def log_sizes(slot: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
         `[B or 1, 1, 1, M]`, for any heads and queries.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    zeros = slot.new_zeros(slot.shape[0], num_slots, dtype=wide)
-    sizes = zeros.scatter_add(1, slot, torch.ones_like(slot, dtype=wide))
-    return sizes.log().to(dtype)[:, None, None]
+    return sizes(slot, num_slots, wide).log().to(dtype)[:, None, None]
 
 
 def _count(index: Tensor, num_rows: int, dtype: torch.dtype) -> Tensor:
