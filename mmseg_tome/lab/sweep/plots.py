@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from .settings import NONE, Point, points
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+STYLES = (
+    *(("-", "o"), ("--", "s"), (":", "^"), ("-.", "D")),
+    *(("-", "v"), ("--", "P"), (":", "X"), ("-.", "<")),
+)
+"""Of the lines of a sweep, which has no more of them."""
 MARKERS = {
     "none": "o",
     "hq": "^",

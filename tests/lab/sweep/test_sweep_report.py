@@ -33,6 +33,12 @@ def test_a_preset_is_a_point_of_each_sweep_under_its_own_name(sweep):
     assert names - set(PRESETS) - {"none"}, "and there is more than presets"
 
 
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_line_of_a_sweep_is_drawn(sweep):
+    lines = {point.line for point in settings.points([sweep])}
+    assert len(lines) <= len(plots.STYLES)
+
+
 def test_sweeps_vary_what_they_say():
     by_name = {setting.name: parse_tome_cfg(setting.tome_cfg) for setting in ALL}
     hq = by_name["hq"]
