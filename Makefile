@@ -30,8 +30,8 @@ help:
 install: $(STAMP)
 
 $(STAMP): setup.py constraints.txt Makefile
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) \
-	    else "error: Python 3.10 to 3.13 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) \
+	    else "error: Python 3.10 to 3.14 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
 	@for other in $(VENV)/.installed-*; do test ! -e $$other || test $$other = $@ || { \
 	    echo "error: $(VENV) holds the other mm stack; name a folder of its own: VENV=.venv-$(STACK)"; \
 	    exit 1; }; done
