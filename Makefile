@@ -15,14 +15,16 @@ STAMP := $(VENV)/.installed-$(STACK)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
-.PHONY: help install demo demo-pose test lint format benchmark clean
+.PHONY: help install demo demo-pose test lint types format docs dist benchmark clean
 
 help:
 	@echo "make demo        train a small SegFormer and test it under every merging preset (5 minutes)"
 	@echo "make demo-pose   the same for human pose, on rendered figures (5 minutes)"
 	@echo "make test        run the tests (STACK=openmmlab VENV=.venv-openmmlab for the official stack)"
-	@echo "make lint        check style and formatting"
+	@echo "make lint        check style, formatting and types (make types: these alone)"
 	@echo "make format      mend style and formatting"
+	@echo "make docs        build the documentation's site, every warning an error"
+	@echo "make dist        build sdist and wheel into dist/"
 	@echo "make benchmark   time all presets beside the peer pipeline on this machine"
 	@echo "make install     only make $(VENV)"
 	@echo "make clean       remove what these commands made"
@@ -37,7 +39,7 @@ $(STAMP): setup.py constraints.txt Makefile
 	    exit 1; }; done
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 	    || { echo "error: no virtual environment could be made (on Debian: apt install python3-venv)"; exit 1; }
-	@echo "[1/3] torch (the largest download)"
+	@echo "[1/3] torch (the largest download: some GB, minutes without a word)"
 	@$(PIP) torch numpy setuptools wheel
 	@echo "[2/3] mmseg_tome with the $(STACK) stack"
 	@$(PIP) -e '.[$(STACK),dev]'
@@ -57,16 +59,25 @@ demo-pose: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(STAMP)
+lint: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	$(BIN)/python -m mkdocs --quiet build --strict
+
+dist: $(STAMP)
+	$(BIN)/python -m build --no-isolation
+
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py --models b0 b2 --size 1024x1024
 
 clean:
-	rm -rf .venv .venv-* build demo_output benchmark_output mmseg_tome.egg-info mmseg_tome/.mim
+	rm -rf .venv .venv-* build dist demo_output benchmark_output mmseg_tome.egg-info mmseg_tome/.mim
