@@ -55,7 +55,7 @@ setup(
         "Issues": f"{HOME}/issues",
         "Paper": "https://arxiv.org/abs/2405.14467",
     },
-    keywords="segformer token-merging semantic-segmentation pose-estimation openmmlab mmsegmentation",
+    keywords="segformer token-merging semantic-segmentation pose-estimation openmmlab mmseg",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -87,7 +87,8 @@ def test_the_wheel_holds_what_mim_looks_for(distributions, tracked):
 
 
 def test_the_sdist_holds_the_checkout(distributions, tracked):
-    names = {name.partition("/")[2] for name in tarfile.open(distributions[1]).getnames()}
+    with tarfile.open(distributions[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert tracked - names == NOT_IN_SDIST
 
 
