@@ -15,21 +15,28 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch
+from mmseg_tome.ops.library import operator
 
 BLOCK_K, WARPS, STAGES = 64, 4, 3
 MANY = 1024
 """Programs from which on each takes 128 queries, for fewer 64."""
 
 
+def _shape(q, k, v, bias):
+    batch, heads, queries, size = q.shape
+    return q.new_empty(batch, queries, heads, size).transpose(1, 2)
+
+
+@operator("attend(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor", _shape)
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """See `mmseg_tome.ops.attention.attend`; the result is a view of `[B, N, heads, D]`."""
     if q.dtype == torch.bfloat16 and not isinstance(_attend_kernel, triton.JITFunction):
         # Triton's interpreter multiplies the bits of bfloat16 as integers.
-        return attend(*(x.float() for x in (q, k, v, bias))).to(q.dtype)
+        return attend.run(*(x.float() for x in (q, k, v, bias))).to(q.dtype)
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     bias = bias if bias.stride(3) == 1 else bias.contiguous()
     batch, heads, queries, size = q.shape
-    out = q.new_empty(batch, queries, heads, size).transpose(1, 2)
+    out = _shape(q, k, v, bias)
     block_q = 128 if ceil_div(queries, 128) * batch * heads >= MANY else 64
     launch(
         _attend_kernel,

@@ -16,11 +16,13 @@ Bytes: forward 2 B N C E, backward 5 B N C E. FLOP: 18 B N C and some 12 B N C f
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch
+from mmseg_tome.ops.library import by_torch, differentiable_gradient, operator
 
 BLOCKS = 16, 4, 128, 4
 """ROWS at most, BLOCK_W, BLOCK_C and warps of the convolution."""
@@ -32,26 +34,34 @@ GRADIENT_BLOCKS = 32, 8, 64, 4
 """The same of the gradient of the weights."""
 
 
-def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int]) -> Tensor:
+@operator(
+    "depthwise_gelu(Tensor x, Tensor weight, Tensor bias, SymInt height, SymInt width) -> Tensor",
+    lambda x, *_: _like(x),
+)
+def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
     """See `mmseg_tome.ops.depthwise.depthwise_gelu`."""
-    return _convolve(x, weight, bias, hw)
+    return _convolve(x, weight, bias, (height, width))
 
 
+@operator(
+    "depthwise_gelu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, SymInt height,"
+    " SymInt width) -> (Tensor, Tensor, Tensor)",
+    lambda grad, x, weight, bias, *_: (_like(x), _like(weight), _like(bias)),
+)
 def depthwise_gelu_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int]
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `depthwise_gelu`.
+    """Gradients of `x`, of the weight and of the bias, each in the data type of what it is of.
 
     Args:
-        grad: Gradient of the result, `[B, H * W, C]`.
-        x: `[B, H * W, C]`.
+        grad: Gradient of the result of `depthwise_gelu`, `[B, H * W, C]`.
+        x: And its arguments.
         weight: `[C, 1, 3, 3]`.
         bias: `[C]`.
-        hw: The tokens' grid.
-
-    Returns:
-        Gradients of `x`, of the weight and of the bias, each in the data type of what it is of.
+        height: Of the tokens' grid.
+        width: Likewise.
     """
+    hw = height, width
     grad, x = grad.contiguous(), x.contiguous()
     batch, _, channels = x.shape
     rows, block_w, block_c, warps = GRADIENT_BLOCKS
@@ -78,6 +88,33 @@ def depthwise_gelu_backward(
     taps = partial.sum(0)  # [10, C]
     grad_weight = taps[:9].T.reshape(weight.shape).to(weight.dtype)
     return _convolve(grad_conv, weight, None, hw), grad_weight, taps[9].to(bias.dtype)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save(ctx, inputs, output):
+    *tensors, height, width = inputs
+    ctx.hw = height, width
+    ctx.save_for_backward(*tensors)
+
+
+def _gradient(ctx, grad):
+    tensors = ctx.saved_tensors
+    if not by_torch(grad):
+        return *depthwise_gelu_backward(grad, *tensors, *ctx.hw), None, None
+
+    def twin(x, weight, bias):  # in what the kernel computes in; it takes tensors of any data types
+        dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+        grid = x.to(dtype).unflatten(1, ctx.hw).permute(0, 3, 1, 2)
+        grid = F.conv2d(grid, weight.to(dtype), bias.to(dtype), padding=1, groups=x.shape[2])
+        return F.gelu(grid).permute(0, 2, 3, 1).flatten(1, 2).to(x.dtype)
+
+    return *differentiable_gradient(twin, tensors, (grad,)), None, None
+
+
+depthwise_gelu.set_gradient(_gradient, _save)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, hw: tuple[int, int]) -> Tensor:

@@ -9,15 +9,17 @@ Bytes of a sample with N tokens of C channels, E bytes an element, in W windows:
 4 W for each program of STEP windows, 8 N and 4 M written. FLOP: 5 N C on the ordinary units.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmseg_tome.ops.assignment_triton import similarity_keys
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
-from mmseg_tome.ops.local import Counts
+from mmseg_tome.ops.library import operator
 from mmseg_tome.ops.matching_triton import inverse_root
+from mmseg_tome.ops.selection_triton import count_keys, search, similarity_keys
 
 ELEMENTS = 2048
 """Elements of the tokens that a program holds at once."""
@@ -27,27 +29,33 @@ STEP = 256
 """Windows whose slots a program numbers, where they are small."""
 STEP_TOKENS = 4096
 """Tokens that it gives a slot at most: with more, the compiler takes minutes."""
-NO_KEY = tl.constexpr(-0x80000000)
-"""Of a window that is not asked for."""
 
 
-def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def _similarity_shape(metric, hw, stride):
+    windows = ceil_div(hw[0], stride[0]) * ceil_div(hw[1], stride[1])
+    return metric.new_empty(metric.shape[0], windows, dtype=torch.float32)
+
+
+@operator(
+    "window_similarity(Tensor metric, SymInt[] hw, SymInt[] stride) -> Tensor", _similarity_shape
+)
+def window_similarity(metric: Tensor, hw: Sequence[int], stride: Sequence[int]) -> Tensor:
     """See `mmseg_tome.ops.local.window_similarity`."""
     metric = metric.contiguous()
-    batch, _, channels = metric.shape
-    rows, cols = ceil_div(hw[0], stride[0]), ceil_div(hw[1], stride[1])
-    similarity = metric.new_empty(batch, rows * cols, dtype=torch.float32)
+    channels, cols = metric.shape[2], ceil_div(hw[1], stride[1])
+    similarity = _similarity_shape(metric, hw, stride)
+    batch, windows = similarity.shape
     block_k = next_power_of_2(stride[0] * stride[1])
     block_c = min(next_power_of_2(channels), 128, max(ELEMENTS // block_k, 16))
     block_w = max(ELEMENTS // (block_k * block_c), 1)
     launch(
         _similarity_kernel,
-        (ceil_div(rows * cols, block_w), batch),
+        (ceil_div(windows, block_w), batch),
         metric,
         similarity,
         *hw,
         channels,
-        rows * cols,
+        windows,
         cols,
         SY=stride[0],
         SX=stride[1],
@@ -59,12 +67,22 @@ def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, in
     return similarity
 
 
+def _assigned_shapes(similarity, counts, num_slots, hw, stride):
+    slot = similarity.new_empty(similarity.shape[0], hw[0] * hw[1], dtype=torch.int64)
+    return slot, similarity.new_empty(similarity.shape[0], num_slots + 1, dtype=torch.int32)
+
+
+@operator(
+    "assign_windows(Tensor similarity, SymInt[] counts, SymInt num_slots, SymInt[] hw,"
+    " SymInt[] stride) -> (Tensor, Tensor)",
+    _assigned_shapes,
+)
 def assign_windows(
     similarity: Tensor,
-    counts: Counts,
+    counts: Sequence[int],
     num_slots: int,
-    hw: tuple[int, int],
-    stride: tuple[int, int],
+    hw: Sequence[int],
+    stride: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """See `mmseg_tome.ops.local.assign_windows`.
 
@@ -81,8 +99,7 @@ def assign_windows(
     """
     similarity = similarity.contiguous()
     batch, windows = similarity.shape
-    slot = similarity.new_empty(batch, hw[0] * hw[1], dtype=torch.int64)
-    offsets = similarity.new_empty(batch, num_slots + 1, dtype=torch.int32)
+    slot, offsets = _assigned_shapes(similarity, counts, num_slots, hw, stride)
     is_even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
     block = min(next_power_of_2(windows), BLOCK)
     block_k = next_power_of_2(stride[0] * stride[1])
@@ -151,67 +168,6 @@ def _similarity_kernel(
 
 
 @triton.jit
-def _keys(similarity, w, height, width, KIND: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr):
-    """Similarities as integers in their order; `NO_KEY`, less than any, of windows of other shapes.
-
-    KIND is 0 for full windows, 1 for those at the right, 2 at the bottom, 3 in the corner, and -1
-    where all windows are full.
-    """
-    rows, cols = tl.cdiv(height, SY), tl.cdiv(width, SX)
-    keys = similarity_keys(similarity, w, rows * cols)
-    if KIND >= 0:
-        kind = 2 * (w // cols >= height // SY).to(tl.int32)
-        kind += (w % cols >= width // SX).to(tl.int32)
-        keys = tl.where(kind == KIND, keys, NO_KEY)
-    return keys
-
-
-@triton.jit
-def _range(
-    similarity,
-    keys,
-    height,
-    width,
-    KIND: tl.constexpr,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-):
-    """The smallest and the largest key of one shape; `keys` are the first BLOCK of them."""
-    lowest = tl.where(keys == NO_KEY, 0x7FFFFFFF, keys)
-    highest = keys
-    if not SINGLE:
-        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
-            more = _keys(similarity, start + tl.arange(0, BLOCK), height, width, KIND, SY, SX)
-            lowest = tl.minimum(lowest, tl.where(more == NO_KEY, 0x7FFFFFFF, more))
-            highest = tl.maximum(highest, more)
-    return tl.min(lowest, 0), tl.max(highest, 0)
-
-
-@triton.jit
-def _count(
-    similarity,
-    keys,
-    least,
-    height,
-    width,
-    KIND: tl.constexpr,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-):
-    """How many keys of one shape are larger than `least`; `keys` are the first BLOCK of them."""
-    found = (keys > least).to(tl.int32)
-    if not SINGLE:
-        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
-            w = start + tl.arange(0, BLOCK)
-            found += (_keys(similarity, w, height, width, KIND, SY, SX) > least).to(tl.int32)
-    return tl.sum(found, 0)
-
-
-@triton.jit
 def _assign_windows_kernel(
     similarity,
     slot,
@@ -253,23 +209,23 @@ def _assign_windows_kernel(
         else:
             r = corner
         # The largest key that r keys at least reach: those above it merge, of its own the first.
-        keys = _keys(similarity, lanes, height, width, KIND, SY, SX)
-        low, high = _range(similarity, keys, height, width, KIND, SY, SX, BLOCK, SINGLE)
-        while low < high:
-            middle = (low | high) - ((low ^ high) >> 1)  # their mean rounded up, without overflow
-            found = _count(similarity, keys, middle - 1, height, width, KIND, SY, SX, BLOCK, SINGLE)
-            low = tl.where(found >= r, middle, low)
-            high = tl.where(found > r, high, tl.where(found == r, middle, middle - 1))
-        ties = r - _count(similarity, keys, low, height, width, KIND, SY, SX, BLOCK, SINGLE)
+        keys = similarity_keys(similarity, lanes, height, width, KIND, SY, SX)
+        low, _ = search(
+            similarity, keys, r, -1, height, width, KIND, SY, SX, BLOCK, SINGLE
+        )  # fmt: skip
+        ties = r - count_keys(
+            similarity, keys, low + 1, height, width, KIND, SY, SX, BLOCK, SINGLE
+        )  # fmt: skip
 
         above = tl.zeros((STEP,), tl.int32)
         equal = tl.zeros((STEP,), tl.int32)
         for start in range(0, begin, STEP):
-            before = _keys(similarity, start + tl.arange(0, STEP), height, width, KIND, SY, SX)
+            j = start + tl.arange(0, STEP)
+            before = similarity_keys(similarity, j, height, width, KIND, SY, SX)
             above += (before > low).to(tl.int32)
             equal += (before == low).to(tl.int32)
         ties_before = tl.sum(equal, 0)
-        own = _keys(similarity, w, height, width, KIND, SY, SX)
+        own = similarity_keys(similarity, w, height, width, KIND, SY, SX)
         tied = (own == low).to(tl.int32)
         is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
         merged += ((own > low) | ((own == low) & is_first)).to(tl.int32)

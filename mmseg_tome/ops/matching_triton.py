@@ -16,11 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
 
 NORM_BLOCK = 4096
 """Elements that a program of the norm kernel holds at once."""
 
 
+def _shapes(metric, src, dst, tf32):
+    shape = (metric.shape[0], src.shape[0])
+    return metric.new_empty(shape, dtype=torch.float32), src.new_empty(shape)
+
+
+@operator("match(Tensor metric, Tensor src, Tensor dst, bool tf32) -> (Tensor, Tensor)", _shapes)
 def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor, Tensor]:
     """See `mmseg_tome.ops.matching.match`; the metric may be float32, float16 or bfloat16.
 

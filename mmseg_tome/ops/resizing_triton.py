@@ -10,11 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
 
 AT_ONCE = 3
 """Maps that one launch can add."""
 
 
+@operator(
+    "add_resized(Tensor x, Tensor[] maps, bool relu) -> Tensor",
+    lambda x, maps, relu: torch.empty_like(x, memory_format=torch.channels_last),
+)
 def add_resized(x: Tensor, maps: list[Tensor], relu: bool) -> Tensor:
     """See `mmseg_tome.ops.resizing.add_resized`."""
     x = x.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import is_opaque, operator
 
 TILE = 32
 """Tokens of a run that is summed beforehand."""
@@ -33,6 +34,13 @@ BLOCK_C = 64
 """Channels of a program: rows are read in pieces of 128 bytes, or 256 in float32."""
 
 
+def order_like(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Empty tensors for the order of a slot map."""
+    offsets = slot.new_empty(slot.shape[0], num_slots + 1, dtype=torch.int32)
+    return slot.new_empty(slot.shape, dtype=torch.int32), offsets
+
+
+@operator("segment_order(Tensor slot, SymInt num_slots) -> (Tensor, Tensor)", order_like)
 def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     """See `mmseg_tome.ops.segment.segment_order`.
 
@@ -47,7 +55,8 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     list_m = SORT_M if num_tokens <= 16384 else 4 * SORT_M
     lists = ceil_div(num_slots, list_m)
     block_n = min(next_power_of_2(num_tokens), LIST_BLOCK)
-    listed = slot.new_empty(batch, num_tokens, dtype=torch.int32)
+    tokens, offsets = order_like(slot, num_slots)
+    listed = torch.empty_like(tokens)
     begins = slot.new_empty(batch, lists + 1, dtype=torch.int32)
     launch(
         _list_kernel,
@@ -60,8 +69,6 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
         LIST_M=list_m,
         num_warps=LIST_WARPS if block_n > 1024 else 4,
     )
-    tokens = torch.empty_like(listed)
-    offsets = slot.new_empty(batch, num_slots + 1, dtype=torch.int32)
     launch(
         _sort_kernel,
         (ceil_div(num_slots, SORT_M), batch),
@@ -81,6 +88,11 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     return tokens, offsets
 
 
+@operator(
+    "reduce(Tensor x, Tensor slot, Tensor tokens, Tensor offsets, SymInt largest, bool mean)"
+    " -> Tensor",
+    lambda x, slot, tokens, offsets, *_: x.new_empty(x.shape[0], offsets.shape[1] - 1, x.shape[2]),
+)
 def reduce(
     x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, largest: int, mean: bool
 ) -> Tensor:
@@ -149,8 +161,24 @@ def reduce(
     return out
 
 
+def _expanded(y, slot, tokens, offsets, largest, residual, mean):
+    dtype = y.dtype if residual is None else torch.promote_types(y.dtype, residual.dtype)
+    return y.new_empty(y.shape[0], slot.shape[1], y.shape[2], dtype=dtype)
+
+
+@operator(
+    "expand(Tensor y, Tensor slot, Tensor? tokens, Tensor? offsets, SymInt? largest,"
+    " Tensor? residual, bool mean) -> Tensor",
+    _expanded,
+)
 def expand(
-    y: Tensor, slot: Tensor, offsets: Tensor | None, residual: Tensor | None, mean: bool
+    y: Tensor,
+    slot: Tensor,
+    tokens: Tensor | None,
+    offsets: Tensor | None,
+    largest: int | None,
+    residual: Tensor | None,
+    mean: bool,
 ) -> Tensor:
     """Hand each token its slot's value, `[B, M, C] -> [B, N, C]`, and add `residual` if given.
 
@@ -160,17 +188,17 @@ def expand(
     Args:
         y: `[B, M, C]`, float32, float16 or bfloat16.
         slot: `[B, N]` or `[1, N]`, int64.
-        offsets: From `segment_order`; needed for means alone.
+        tokens: From `segment_order`, as what follows; only the gradient needs it.
+        offsets: Needed for means, too.
+        largest: Likewise, for the gradient.
         residual: `[B, N, C]`, of another dtype where it likes; the output has the wider of both.
         mean: Whether to divide by the number of the slot's tokens.
     """
     y, slot = y.contiguous(), slot.contiguous()
     batch, num_slots, channels = y.shape
     num_tokens = slot.shape[1]
-    dtype = y.dtype
-    if residual is not None:
-        residual, dtype = residual.contiguous(), torch.promote_types(y.dtype, residual.dtype)
-    out = y.new_empty(batch, num_tokens, channels, dtype=dtype)
+    residual = None if residual is None else residual.contiguous()
+    out = _expanded(y, slot, tokens, offsets, largest, residual, mean)
     shared = slot.shape[0] == 1
     block_c = min(next_power_of_2(channels), BLOCK_C)
     block_n = 4096 // block_c
@@ -195,6 +223,76 @@ def expand(
     return out
 
 
+# `reduce` and `expand` are linear, and each other's gradient, so to any order; a transform of
+# `torch.func` needs torch's operations.
+
+
+def _save_for_expand(ctx, inputs, output):
+    _, slot, tokens, offsets, ctx.largest, ctx.mean = inputs
+    ctx.save_for_backward(slot, tokens, offsets)
+
+
+def _reduce_gradient(ctx, grad):
+    slot, tokens, offsets = ctx.saved_tensors
+    if is_opaque(grad):
+        grad_x = _expand_by_torch(grad, slot, ctx.mean)
+    else:
+        grad_x = expand(grad, slot, tokens, offsets, ctx.largest, None, ctx.mean)
+    return grad_x, None, None, None, None, None
+
+
+def _save_for_reduce(ctx, inputs, output):
+    y, slot, tokens, offsets, ctx.largest, residual, ctx.mean = inputs
+    ctx.num_slots, ctx.dtype = y.shape[1], y.dtype
+    ctx.residual_dtype = None if residual is None else residual.dtype
+    ctx.save_for_backward(slot, tokens, offsets)
+
+
+def _expand_gradient(ctx, grad):
+    grad_y = grad_residual = None
+    if ctx.needs_input_grad[0]:
+        slot, tokens, offsets = ctx.saved_tensors
+        order = tokens, offsets, ctx.largest
+        grad_y = reduce_by(grad, slot, *order, ctx.num_slots, ctx.mean).to(ctx.dtype)
+    if ctx.needs_input_grad[5]:
+        grad_residual = grad.to(ctx.residual_dtype)
+    return grad_y, None, None, None, None, grad_residual, None
+
+
+reduce.set_gradient(_reduce_gradient, _save_for_expand)
+expand.set_gradient(_expand_gradient, _save_for_reduce)
+
+
+def reduce_by(grad, slot, tokens, offsets, largest, num_slots, mean):
+    """`reduce` for gradients: with or without the map's order, in a transform, too."""
+    if is_opaque(grad):
+        index = slot[:, :, None].expand_as(grad)
+        total = grad.new_zeros(grad.shape[0], num_slots, grad.shape[2], dtype=torch.float32)
+        total = total.scatter_add(1, index, grad.float())
+        return (total / _sizes(slot, num_slots) if mean else total).to(grad.dtype)
+    if tokens is None:
+        (tokens, offsets), largest = segment_order(slot, num_slots), slot.shape[1]
+    return reduce(grad, slot, tokens, offsets, largest, mean)
+
+
+def _expand_by_torch(y, slot, mean):
+    if mean:
+        y = (y / _sizes(slot, y.shape[1])).to(y.dtype)
+    return y.gather(1, slot[:, :, None].expand(y.shape[0], -1, y.shape[2]))
+
+
+def _sizes(slot, num_slots):
+    """How many tokens each slot has, `[B or 1, M, 1]`, float32."""
+    ones = torch.ones_like(slot, dtype=torch.float32)
+    return ones.new_zeros(slot.shape[0], num_slots).scatter_add(1, slot, ones)[:, :, None]
+
+
+def _log_sizes_shape(offsets, dtype):
+    pitch = ceil_div(offsets.shape[1] - 1, ALIGNMENT) * ALIGNMENT
+    return offsets.new_empty(offsets.shape[0], pitch, dtype=dtype)
+
+
+@operator("log_sizes(Tensor offsets, ScalarType dtype) -> Tensor", _log_sizes_shape)
 def log_sizes(offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """See `mmseg_tome.ops.segment.log_sizes`.
 
@@ -207,9 +305,8 @@ def log_sizes(offsets: Tensor, dtype: torch.dtype) -> Tensor:
         rows begin elsewhere. What lies behind the slots is 0.
     """
     offsets = offsets.contiguous()
-    maps, num_slots = offsets.shape[0], offsets.shape[1] - 1
-    pitch = ceil_div(num_slots, ALIGNMENT) * ALIGNMENT
-    out = offsets.new_empty(maps, pitch, dtype=dtype)
+    num_slots, out = offsets.shape[1] - 1, _log_sizes_shape(offsets, dtype)
+    maps, pitch = out.shape
     grid = (ceil_div(pitch, SIZES_BLOCK), maps)
     launch(_log_sizes_kernel, grid, offsets, out, num_slots, pitch, BLOCK=SIZES_BLOCK, num_warps=4)
     return out
