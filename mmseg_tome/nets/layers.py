@@ -193,7 +193,7 @@ class MixFFN(nn.Module):
         return drop(reduce(drop(x)))
 
     def forward_in_convolutions(self, x: Tensor, hw: Grid) -> Tensor:
-        """The same function in NCHW, whose layout a runtime keeps from convolution to convolution."""
+        """The same function in NCHW: between convolutions a runtime keeps a layout of its own."""
         expand, depthwise, activation, drop, reduce, _ = self.layers
         x = x.transpose(1, 2).unflatten(2, hw)  # [B, C, H, W]
         x = F.conv2d(x, expand.weight, expand.bias)

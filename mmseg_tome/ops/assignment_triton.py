@@ -24,7 +24,12 @@ from torch import Tensor
 from mmseg_tome.ops import segment_triton
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
 from mmseg_tome.ops.library import operator
-from mmseg_tome.ops.selection_triton import count_keys, search, similarity_keys
+from mmseg_tome.ops.selection_triton import (
+    count_keys,
+    number_merging,
+    search,
+    similarity_keys,
+)
 
 MOST_SOURCES = 16384
 """Most sources that one launch merges; a list's entry has 14 bits for a source."""
@@ -48,9 +53,7 @@ def _shapes(similarity, nearest, r, src, dst, num_tokens):
     "SymInt num_tokens) -> (Tensor, Tensor, Tensor)",
     _shapes,
 )
-def assign_ordered(
-    similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor, num_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def assign_ordered(similarity, nearest, r, src, dst, num_tokens):
     """See `mmseg_tome.ops.assignment.assign_ordered`; similarities may be of half precision, too.
 
     Returns:
@@ -68,25 +71,11 @@ def assign_ordered(
     programs = max(ceil_div(num_dst, OWNED), 1)
     block = next_power_of_2(max(num_src, 128))
     launch(
-        _assign_kernel,
-        (programs, batch),
-        similarity,
-        nearest,
-        src,
-        dst,
-        listed,
-        slot,
-        tokens,
-        offsets,
-        r,
-        num_src,
-        num_dst,
-        BLOCK=block,
-        PART=max(next_power_of_2(ceil_div(num_src, programs)), 32),
-        OWNED=OWNED,
-        STEP=SORT_STEP,
-        num_warps=min(max(block // PER_WARP, 4), 16),
-    )
+        _assign_kernel, (programs, batch), similarity, nearest, src, dst, listed, slot, tokens,
+        offsets, r, num_src, num_dst,
+        BLOCK=block, PART=max(next_power_of_2(ceil_div(num_src, programs)), 32), OWNED=OWNED,
+        STEP=SORT_STEP, num_warps=min(max(block // PER_WARP, 4), 16),
+    )  # fmt: skip
     return slot, tokens, offsets
 
 
@@ -100,31 +89,14 @@ def assign_many(similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: T
     # Eight similarities a thread at first, more where there are no more threads to be had.
     most_warps = 32 if torch.version.hip is None else 16
     launch(
-        _search_kernel,
-        (batch,),
-        similarity,
-        chosen,
-        r,
-        num_src,
-        BLOCK=block,
-        SINGLE=num_src <= block,
-        num_warps=min(max(block // 256, 1), most_warps),
-    )
+        _search_kernel, (batch,), similarity, chosen, r, num_src,
+        BLOCK=block, SINGLE=num_src <= block, num_warps=min(max(block // 256, 1), most_warps),
+    )  # fmt: skip
     launch(
-        _number_kernel,
-        (ceil_div(max(num_src, num_dst), STEP), batch),
-        similarity,
-        nearest,
-        src,
-        dst,
-        chosen,
-        slot,
-        num_src,
-        num_dst,
-        num_src + num_dst,
-        STEP=STEP,
-        num_warps=8,
-    )
+        _number_kernel, (ceil_div(max(num_src, num_dst), STEP), batch), similarity, nearest, src,
+        dst, chosen, slot, num_src, num_dst, num_src + num_dst,
+        STEP=STEP, num_warps=8,
+    )  # fmt: skip
     return slot
 
 
@@ -135,29 +107,16 @@ def _search_kernel(similarity, chosen, r, num_src, BLOCK: tl.constexpr, SINGLE: 
     similarity += b * num_src
     keys = similarity_keys(similarity, tl.arange(0, BLOCK), num_src, 1, -1, 1, 1)
     key, _ = search(similarity, keys, r, num_src, num_src, 1, -1, 1, 1, BLOCK, SINGLE)
-    larger = count_keys(similarity, keys, key + 1, num_src, 1, -1, 1, 1, BLOCK, SINGLE)
+    larger = count_keys(similarity, keys, key, num_src, 1, -1, 1, 1, BLOCK, SINGLE)
     tl.store(chosen + 2 * b, key)
     tl.store(chosen + 2 * b + 1, r - larger)
 
 
 @triton.jit
 def _assign_kernel(
-    similarity,
-    nearest,
-    src,
-    dst,
-    listed,
-    slot,
-    tokens,
-    offsets,
-    r,
-    num_src,
-    num_dst,
-    BLOCK: tl.constexpr,
-    PART: tl.constexpr,
-    OWNED: tl.constexpr,
-    STEP: tl.constexpr,
-):
+    similarity, nearest, src, dst, listed, slot, tokens, offsets, r, num_src, num_dst,
+    BLOCK: tl.constexpr, PART: tl.constexpr, OWNED: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
     """Find what merges; then the slots and places of PART sources, and of OWNED destinations."""
     b = tl.program_id(1).to(tl.int64)
     num_tokens = num_src + num_dst
@@ -230,19 +189,9 @@ def _number(similarity, nearest, src, slot, tokens, offsets, i, own, key, until,
 
 @triton.jit
 def _sort(
-    src,
-    dst,
-    listed,
-    slot,
-    tokens,
-    offsets,
-    first,
-    begin,
-    end,
-    num_dst,
-    OWNED: tl.constexpr,
-    STEP: tl.constexpr,
-):
+    src, dst, listed, slot, tokens, offsets, first, begin, end, num_dst,
+    OWNED: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
     """Sort the tokens of OWNED destinations: count each one's, then place one after another."""
     m = tl.arange(0, OWNED)
     there = first + m < num_dst
@@ -276,17 +225,9 @@ def _sort(
 
 @triton.jit
 def _number_kernel(
-    similarity,
-    nearest,
-    src,
-    dst,
-    chosen,
-    slot,
-    num_src,
-    num_dst,
-    tokens,
+    similarity, nearest, src, dst, chosen, slot, num_src, num_dst, tokens,
     STEP: tl.constexpr,
-):
+):  # fmt: skip
     """Give STEP destinations and STEP sources their slots: all above the key merge, some at it."""
     b = tl.program_id(1).to(tl.int64)
     similarity += b * num_src
@@ -295,23 +236,9 @@ def _number_kernel(
     key = tl.load(chosen + 2 * b)
     ties = tl.load(chosen + 2 * b + 1)
     begin = tl.program_id(0) * STEP
-    lanes = tl.arange(0, STEP)
-
-    above = tl.zeros((STEP,), tl.int32)
-    equal = tl.zeros((STEP,), tl.int32)
-    for start in range(0, begin, STEP):
-        chunk = similarity_keys(similarity, start + lanes, num_src, 1, -1, 1, 1)
-        above += (chunk > key).to(tl.int32)
-        equal += (chunk == key).to(tl.int32)
-    ties_before = tl.sum(equal, 0)
-    merged_before = tl.sum(above, 0) + tl.minimum(ties_before, ties)
-
-    j = begin + lanes
-    chunk = similarity_keys(similarity, j, num_src, 1, -1, 1, 1)
-    tied = (chunk == key).to(tl.int32)
-    is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
-    merged = ((chunk > key) | ((chunk == key) & is_first)).to(tl.int32)
-    own = num_dst + j - (merged_before + tl.cumsum(merged, 0) - merged)
+    j = begin + tl.arange(0, STEP)
+    merged, before = number_merging(similarity, key, ties, begin, num_src, 1, -1, 1, 1, STEP)
+    own = num_dst + j - (before + tl.cumsum(merged, 0) - merged)
     to = tl.load(nearest + j, mask=j < num_src, other=0)
     row = tl.load(src + j, mask=j < num_src, other=0)
     tl.store(slot + row, tl.where(merged > 0, to, own.to(tl.int64)), mask=j < num_src)

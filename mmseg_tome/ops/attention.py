@@ -56,13 +56,6 @@ def attend(
     export = current_export()
     if export is not None and export.scores:
         return attend_onnx(q, k, v, bias, export.scores)
-    return attend_torch(q, k, v, bias, dropout)
-
-
-def attend_torch(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0
-) -> Tensor:
-    """`attend` in torch."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 

@@ -48,9 +48,7 @@ def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: 
     " SymInt width) -> (Tensor, Tensor, Tensor)",
     lambda grad, x, weight, bias, *_: (_like(x), _like(weight), _like(bias)),
 )
-def depthwise_gelu_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def depthwise_gelu_backward(grad, x, weight, bias, height, width):
     """Gradients of `x`, of the weight and of the bias, each in the data type of what it is of.
 
     Args:
@@ -70,21 +68,10 @@ def depthwise_gelu_backward(
     grad_conv = torch.empty_like(x)
     partial = x.new_empty(parts, 10, channels, dtype=torch.float32)
     launch(
-        _gradient_kernel,
-        (ceil_div(channels, block_c) * grid[0], *grid[1:]),
-        grad,
-        x,
-        weight.contiguous(),
-        bias.contiguous(),
-        grad_conv,
-        partial,
-        *hw,
-        channels,
-        ROWS=rows,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _gradient_kernel, (ceil_div(channels, block_c) * grid[0], *grid[1:]), grad, x,
+        weight.contiguous(), bias.contiguous(), grad_conv, partial, *hw, channels,
+        ROWS=rows, BLOCK_W=block_w, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     taps = partial.sum(0)  # [10, C]
     grad_weight = taps[:9].T.reshape(weight.shape).to(weight.dtype)
     return _convolve(grad_conv, weight, None, hw), grad_weight, taps[9].to(bias.dtype)
@@ -127,21 +114,11 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, hw: tuple[int, int
     while rows > 4 and across * ceil_div(hw[0], rows) * batch < PROGRAMS:
         rows //= 2
     launch(
-        _depthwise_kernel,
-        (across, ceil_div(hw[0], rows), batch),
-        x,
-        weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        out,
-        *hw,
-        channels,
-        GELU=bias is not None,
-        ROWS=rows,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        AHEAD=AHEAD,
+        _depthwise_kernel, (across, ceil_div(hw[0], rows), batch), x, weight.contiguous(),
+        None if bias is None else bias.contiguous(), out, *hw, channels,
+        GELU=bias is not None, ROWS=rows, BLOCK_W=block_w, BLOCK_C=block_c, AHEAD=AHEAD,
         num_warps=warps,
-    )
+    )  # fmt: skip
     return out
 
 
@@ -248,19 +225,10 @@ def _store(out, value, mask, GELU: tl.constexpr):
 
 @triton.jit
 def _depthwise_kernel(
-    x,
-    weight,
-    bias,
-    out,
-    height,
-    width,
-    channels,
-    GELU: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    x, weight, bias, out, height, width, channels,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
     AHEAD: tl.constexpr,
-):
+):  # fmt: skip
     blocks_c = tl.cdiv(channels, BLOCK_C)
     c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     col = (tl.program_id(0) // blocks_c * BLOCK_W + tl.arange(0, BLOCK_W)) * 4
@@ -306,19 +274,9 @@ def _depthwise_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    grad,
-    x,
-    weight,
-    bias,
-    grad_conv,
-    partial,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, x, weight, bias, grad_conv, partial, height, width, channels,
+    ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     blocks_c = tl.cdiv(channels, BLOCK_C)
     c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     block_w = tl.program_id(0) // blocks_c
@@ -355,15 +313,9 @@ def _gradient_kernel(
         g = tl.load(grad + row * pitch + at, mask=there, other=0.0).to(tl.float32)
         g *= _gelu_slope(value)
         tl.store(grad_conv + row * pitch + at, g.to(grad_conv.dtype.element_ty), mask=there)
-        g0 += g * x0
-        g1 += g * x1
-        g2 += g * x2
-        g3 += g * x3
-        g4 += g * x4
-        g5 += g * x5
-        g6 += g * x6
-        g7 += g * x7
-        g8 += g * x8
+        g0, g1, g2 = g0 + g * x0, g1 + g * x1, g2 + g * x2
+        g3, g4, g5 = g3 + g * x3, g4 + g * x4, g5 + g * x5
+        g6, g7, g8 = g6 + g * x6, g7 + g * x7, g8 + g * x8
         gb += g
         x0, x1, x2 = x3, x4, x5
         x3, x4, x5 = x6, x7, x8

@@ -41,33 +41,13 @@ def label_map(logits: Tensor, hw, crop, stride, grid, padding, size) -> Tensor:
     block_c = min(next_power_of_2(classes), MOST_CLASSES)
     block_w = min(BLOCK // block_c, next_power_of_2(size[1]))
     launch(
-        _label_map_kernel,
-        (batch * size[0], ceil_div(size[1], block_w)),
-        logits,
-        out,
-        logits.stride(0),
-        batch,
-        classes,
-        height,
-        width,
-        *hw,
-        *crop,
-        *stride,
-        *grid,
-        top,
-        left,
-        *cut,
-        *size,
+        _label_map_kernel, (batch * size[0], ceil_div(size[1], block_w)), logits, out,
+        logits.stride(0), batch, classes, height, width, *hw, *crop, *stride, *grid, top, left,
+        *cut, *size,
         # The compiler's own division is not exact enough for a position.
-        height / crop[0],
-        width / crop[1],
-        cut[0] / size[0],
-        cut[1] / size[1],
-        RESIZED=tuple(size) != cut,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+        height / crop[0], width / crop[1], cut[0] / size[0], cut[1] / size[1],
+        RESIZED=tuple(size) != cut, BLOCK_W=block_w, BLOCK_C=block_c, num_warps=4,
+    )  # fmt: skip
     return out
 
 

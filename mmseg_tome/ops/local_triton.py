@@ -9,17 +9,19 @@ Bytes of a sample with N tokens of C channels, E bytes an element, in W windows:
 4 W for each program of STEP windows, 8 N and 4 M written. FLOP: 5 N C on the ordinary units.
 """
 
-from collections.abc import Sequence
-
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
 from mmseg_tome.ops.library import operator
 from mmseg_tome.ops.matching_triton import inverse_root
-from mmseg_tome.ops.selection_triton import count_keys, search, similarity_keys
+from mmseg_tome.ops.selection_triton import (
+    count_keys,
+    number_merging,
+    search,
+    similarity_keys,
+)
 
 ELEMENTS = 2048
 """Elements of the tokens that a program holds at once."""
@@ -39,7 +41,7 @@ def _similarity_shape(metric, hw, stride):
 @operator(
     "window_similarity(Tensor metric, SymInt[] hw, SymInt[] stride) -> Tensor", _similarity_shape
 )
-def window_similarity(metric: Tensor, hw: Sequence[int], stride: Sequence[int]) -> Tensor:
+def window_similarity(metric, hw, stride):
     """See `mmseg_tome.ops.local.window_similarity`."""
     metric = metric.contiguous()
     channels, cols = metric.shape[2], ceil_div(hw[1], stride[1])
@@ -49,21 +51,10 @@ def window_similarity(metric: Tensor, hw: Sequence[int], stride: Sequence[int]) 
     block_c = min(next_power_of_2(channels), 128, max(ELEMENTS // block_k, 16))
     block_w = max(ELEMENTS // (block_k * block_c), 1)
     launch(
-        _similarity_kernel,
-        (ceil_div(windows, block_w), batch),
-        metric,
-        similarity,
-        *hw,
-        channels,
-        windows,
-        cols,
-        SY=stride[0],
-        SX=stride[1],
-        BLOCK_W=block_w,
-        BLOCK_K=block_k,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+        _similarity_kernel, (ceil_div(windows, block_w), batch), metric, similarity, *hw, channels,
+        windows, cols,
+        SY=stride[0], SX=stride[1], BLOCK_W=block_w, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=4,
+    )  # fmt: skip
     return similarity
 
 
@@ -77,13 +68,7 @@ def _assigned_shapes(similarity, counts, num_slots, hw, stride):
     " SymInt[] stride) -> (Tensor, Tensor)",
     _assigned_shapes,
 )
-def assign_windows(
-    similarity: Tensor,
-    counts: Sequence[int],
-    num_slots: int,
-    hw: Sequence[int],
-    stride: Sequence[int],
-) -> tuple[Tensor, Tensor]:
+def assign_windows(similarity, counts, num_slots, hw, stride):
     """See `mmseg_tome.ops.local.assign_windows`.
 
     Args:
@@ -105,42 +90,21 @@ def assign_windows(
     block_k = next_power_of_2(stride[0] * stride[1])
     step = max(min(STEP, STEP_TOKENS // block_k), 1)
     launch(
-        _assign_windows_kernel,
-        (ceil_div(windows, step), batch),
-        similarity,
-        slot,
-        offsets,
-        *hw,
-        num_slots,
-        *counts,
-        SY=stride[0],
-        SX=stride[1],
-        FIRST_KIND=-1 if is_even else 0,
-        LAST_KIND=-1 if is_even else 3,
-        BLOCK=block,
-        SINGLE=windows <= block,
-        STEP=step,
-        BLOCK_K=block_k,
+        _assign_windows_kernel, (ceil_div(windows, step), batch), similarity, slot, offsets, *hw,
+        num_slots, *counts,
+        SY=stride[0], SX=stride[1], FIRST_KIND=-1 if is_even else 0, LAST_KIND=-1 if is_even else 3,
+        BLOCK=block, SINGLE=windows <= block, STEP=step, BLOCK_K=block_k,
         num_warps=min(max(block // 256, step * block_k // 512, 2), 16),
-    )
+    )  # fmt: skip
     return slot, offsets
 
 
 @triton.jit
 def _similarity_kernel(
-    metric,
-    similarity,
-    height,
-    width,
-    channels,
-    windows,
-    cols,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    metric, similarity, height, width, channels, windows, cols,
+    SY: tl.constexpr, SX: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     w = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
     k = tl.arange(0, BLOCK_K)
@@ -169,25 +133,10 @@ def _similarity_kernel(
 
 @triton.jit
 def _assign_windows_kernel(
-    similarity,
-    slot,
-    offsets,
-    height,
-    width,
-    num_slots,
-    full,
-    right,
-    bottom,
-    corner,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    FIRST_KIND: tl.constexpr,
-    LAST_KIND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-    STEP: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    similarity, slot, offsets, height, width, num_slots, full, right, bottom, corner,
+    SY: tl.constexpr, SX: tl.constexpr, FIRST_KIND: tl.constexpr, LAST_KIND: tl.constexpr,
+    BLOCK: tl.constexpr, SINGLE: tl.constexpr, STEP: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     windows = tl.cdiv(height, SY) * tl.cdiv(width, SX)
     similarity += b * windows
@@ -214,23 +163,14 @@ def _assign_windows_kernel(
             similarity, keys, r, -1, height, width, KIND, SY, SX, BLOCK, SINGLE
         )  # fmt: skip
         ties = r - count_keys(
-            similarity, keys, low + 1, height, width, KIND, SY, SX, BLOCK, SINGLE
+            similarity, keys, low, height, width, KIND, SY, SX, BLOCK, SINGLE
         )  # fmt: skip
-
-        above = tl.zeros((STEP,), tl.int32)
-        equal = tl.zeros((STEP,), tl.int32)
-        for start in range(0, begin, STEP):
-            j = start + tl.arange(0, STEP)
-            before = similarity_keys(similarity, j, height, width, KIND, SY, SX)
-            above += (before > low).to(tl.int32)
-            equal += (before == low).to(tl.int32)
-        ties_before = tl.sum(equal, 0)
-        own = similarity_keys(similarity, w, height, width, KIND, SY, SX)
-        tied = (own == low).to(tl.int32)
-        is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
-        merged += ((own > low) | ((own == low) & is_first)).to(tl.int32)
+        found, before = number_merging(
+            similarity, low, ties, begin, height, width, KIND, SY, SX, STEP
+        )  # fmt: skip
+        merged += found
         size = (height % SY if KIND >= 2 else SY) * (width % SX if KIND == 1 or KIND == 3 else SX)
-        removed += (tl.sum(above, 0) + tl.minimum(ties_before, ties)) * (size - 1)
+        removed += before * (size - 1)
 
     cols = tl.cdiv(width, SX)
     row, col = w // cols * SY, w % cols * SX  # of a window's first token

@@ -36,7 +36,8 @@ def layer_norm(
     check_tokens(x)
     check_channels(x, weight=weight, bias=bias, shift=shift)
     if not use_triton(x, weight):
-        return layer_norm_torch(x, weight, bias, eps, dtype, shift)
+        x = x if shift is None else x + shift
+        return F.layer_norm(x, weight.shape, weight, bias, eps).to(dtype or x.dtype)
     from mmseg_tome.ops import normalization_triton
 
     if shift is not None and torch.is_grad_enabled():  # the kernel gives it no gradient
@@ -75,39 +76,11 @@ def add_layer_norm(
     check_sum(residual, y, slot, order)
     check_channels(residual, weight=weight, bias=bias)
     if not use_triton(residual, y, weight):
-        return add_layer_norm_torch(residual, y, slot, weight, bias, eps, dtype)
+        total = residual + (y if slot is None else gather_segments_torch(y, slot))
+        return total, layer_norm(total, weight, bias, eps, dtype)
     from mmseg_tome.ops import normalization_triton
 
     dtype = dtype or torch.promote_types(residual.dtype, y.dtype)
     order = order or NO_ORDER
     args = (residual, y, slot, *order, weight, bias, eps, dtype)
     return normalization_triton.add_layer_norm(*args)[:2]
-
-
-def layer_norm_torch(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype | None = None,
-    shift: Tensor | None = None,
-) -> Tensor:
-    """`layer_norm` in torch."""
-    if shift is not None:
-        x = x + shift
-    out = F.layer_norm(x, weight.shape, weight, bias, eps)
-    return out.to(dtype or x.dtype)
-
-
-def add_layer_norm_torch(
-    residual: Tensor,
-    y: Tensor,
-    slot: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`add_layer_norm` in torch."""
-    total = residual + (y if slot is None else gather_segments_torch(y, slot))
-    return total, layer_norm_torch(total, weight, bias, eps, dtype)

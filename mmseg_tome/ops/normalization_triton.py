@@ -38,9 +38,7 @@ def _shapes(x, weight, bias, eps, dtype, shift):
     " -> (Tensor, Tensor, Tensor)",
     _shapes,
 )
-def layer_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, shift: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def layer_norm(x, weight, bias, eps, dtype, shift):
     """See `mmseg_tome.ops.normalization.layer_norm`.
 
     Returns:
@@ -83,30 +81,13 @@ def _normalise(x, y, slot, weight, bias, eps, total, out) -> tuple[Tensor, Tenso
     block_c, block_r, warps = _blocks(channels)
     rows = batch * tokens
     launch(
-        _norm_kernel,
-        (ceil_div(rows, block_r),),
-        x,
-        y,
-        slot,
-        weight.contiguous(),
-        bias.contiguous(),
-        total,
-        out,
-        mean,
-        inverse,
-        rows,
-        tokens,
-        1 if total is None else y.shape[1],
-        channels,
-        0 if slot is None or slot.shape[0] == 1 else tokens,
-        eps,
-        ADD=y is not None and total is not None,
-        SHIFT=y is not None and total is None,
-        GATHER=slot is not None,
-        BLOCK_R=block_r,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _norm_kernel, (ceil_div(rows, block_r),), x, y, slot, weight.contiguous(),
+        bias.contiguous(), total, out, mean, inverse, rows, tokens,
+        1 if total is None else y.shape[1], channels,
+        0 if slot is None or slot.shape[0] == 1 else tokens, eps,
+        ADD=y is not None and total is not None, SHIFT=y is not None and total is None,
+        GATHER=slot is not None, BLOCK_R=block_r, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     return mean, inverse
 
 
@@ -119,14 +100,7 @@ def _backward_shapes(grad, grad_total, x, mean, inverse, weight):
     " Tensor weight) -> (Tensor, Tensor, Tensor)",
     _backward_shapes,
 )
-def layer_norm_backward(
-    grad: Tensor,
-    grad_total: Tensor | None,
-    x: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def layer_norm_backward(grad, grad_total, x, mean, inverse, weight):
     """Gradients of `layer_norm`, and of `add_layer_norm` with respect to its sum.
 
     Args:
@@ -149,23 +123,10 @@ def layer_norm_backward(
     out = torch.empty_like(x)
     partial = x.new_empty(2, programs, channels, dtype=torch.float32)
     launch(
-        _norm_backward_kernel,
-        (programs,),
-        grad,
-        grad_total,
-        x,
-        mean,
-        inverse,
-        weight.contiguous(),
-        out,
-        partial,
-        rows,
-        channels,
-        ADD=grad_total is not None,
-        BLOCK_R=block_r,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _norm_backward_kernel, (programs,), grad, grad_total, x, mean, inverse, weight.contiguous(),
+        out, partial, rows, channels,
+        ADD=grad_total is not None, BLOCK_R=block_r, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     grad_weight, grad_bias = partial.sum(1).to(weight.dtype)
     return out, grad_weight, grad_bias
 
@@ -226,27 +187,11 @@ add_layer_norm.set_gradient(_add_gradient, _save_add)
 
 @triton.jit
 def _norm_kernel(
-    x,
-    y,
-    slot,
-    weight,
-    bias,
-    total,
-    out,
-    mean,
-    inverse,
-    rows,
-    tokens,
-    num_slots,
-    channels,
-    map_stride,
-    eps,
-    ADD: tl.constexpr,
-    SHIFT: tl.constexpr,
-    GATHER: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    x, y, slot, weight, bias, total, out, mean, inverse, rows, tokens, num_slots, channels,
+    map_stride, eps,
+    ADD: tl.constexpr, SHIFT: tl.constexpr, GATHER: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.arange(0, BLOCK_C)
     here = row < rows
@@ -279,20 +224,9 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_backward_kernel(
-    grad,
-    grad_total,
-    x,
-    mean,
-    inverse,
-    weight,
-    out,
-    partial,
-    rows,
-    channels,
-    ADD: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, grad_total, x, mean, inverse, weight, out, partial, rows, channels,
+    ADD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     program, programs = tl.program_id(0), tl.num_programs(0)
     c = tl.arange(0, BLOCK_C)
     used = c < channels

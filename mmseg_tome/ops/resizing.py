@@ -32,11 +32,6 @@ def add_resized(x: Tensor, maps: Sequence[Tensor], relu: bool) -> Tensor:
         from mmseg_tome.ops import resizing_triton
 
         return resizing_triton.add_resized(x, maps, relu)
-    return add_resized_torch(x, maps, relu)
-
-
-def add_resized_torch(x: Tensor, maps: Sequence[Tensor], relu: bool) -> Tensor:
-    """`add_resized` in torch."""
     for other in maps:
         x = x + F.interpolate(other, x.shape[2:], mode="bilinear", align_corners=False)
     return F.relu(x) if relu else x

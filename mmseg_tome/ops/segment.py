@@ -116,10 +116,10 @@ def gather_segments_add(
     """`residual + gather_segments(y, slot)` in one step; dtypes promote as in a sum.
 
     Args:
-        y: One row a slot, `[B, M, C]`.
-        slot: Slot of each token, `[B, N]` or `[1, N]`, int64 in `[0, M)`.
+        y: As `slot` and `order`, see `gather_segments`.
+        slot: Slot of each token.
         residual: What to add to, `[B, N, C]`.
-        order: `segment_order(slot, M)`, where it is at hand; only the gradient needs it.
+        order: Only the gradient needs it.
 
     Raises:
         ValueError: The shapes do not fit.

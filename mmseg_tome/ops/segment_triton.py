@@ -59,32 +59,14 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     listed = torch.empty_like(tokens)
     begins = slot.new_empty(batch, lists + 1, dtype=torch.int32)
     launch(
-        _list_kernel,
-        (lists, batch),
-        slot,
-        listed,
-        begins,
-        num_tokens,
-        BLOCK_N=block_n,
-        LIST_M=list_m,
-        num_warps=LIST_WARPS if block_n > 1024 else 4,
-    )
+        _list_kernel, (lists, batch), slot, listed, begins, num_tokens,
+        BLOCK_N=block_n, LIST_M=list_m, num_warps=LIST_WARPS if block_n > 1024 else 4,
+    )  # fmt: skip
     launch(
-        _sort_kernel,
-        (ceil_div(num_slots, SORT_M), batch),
-        slot,
-        listed,
-        begins,
-        tokens,
-        offsets,
-        num_tokens,
-        num_slots,
-        lists,
-        STEP=SORT_STEP,
-        LIST_M=list_m,
-        SORT_M=SORT_M,
-        num_warps=SORT_WARPS,
-    )
+        _sort_kernel, (ceil_div(num_slots, SORT_M), batch), slot, listed, begins, tokens, offsets,
+        num_tokens, num_slots, lists,
+        STEP=SORT_STEP, LIST_M=list_m, SORT_M=SORT_M, num_warps=SORT_WARPS,
+    )  # fmt: skip
     return tokens, offsets
 
 
@@ -93,9 +75,7 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     " -> Tensor",
     lambda x, slot, tokens, offsets, *_: x.new_empty(x.shape[0], offsets.shape[1] - 1, x.shape[2]),
 )
-def reduce(
-    x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, largest: int, mean: bool
-) -> Tensor:
+def reduce(x, slot, tokens, offsets, largest, mean):
     """Sum, or average, the tokens of each slot in float32, `[B, N, C] -> [B, M, C]`.
 
     Reads B N C elements and writes B M C, one addition for each element read.
@@ -119,45 +99,19 @@ def reduce(
     blocks_c = ceil_div(channels, block_c)
     if num_tiles:
         launch(
-            _tile_kernel,
-            (num_tiles, blocks_c, batch),
-            x,
-            slot,
-            tokens,
-            tile_sums,
-            num_tokens,
-            num_tiles,
-            channels,
-            0 if slot.shape[0] == 1 else num_tokens,
-            token_stride,
-            TILE=TILE,
-            BLOCK_C=block_c,
-            num_warps=TILE_WARPS,
-        )
+            _tile_kernel, (num_tiles, blocks_c, batch), x, slot, tokens, tile_sums, num_tokens,
+            num_tiles, channels, 0 if slot.shape[0] == 1 else num_tokens, token_stride,
+            TILE=TILE, BLOCK_C=block_c, num_warps=TILE_WARPS,
+        )  # fmt: skip
     block_m, rows, block_c, warps = REDUCE_BLOCKS
     block_c = min(next_power_of_2(channels), block_c)
     blocks_c = ceil_div(channels, block_c)
     launch(
-        _reduce_kernel,
-        (ceil_div(num_slots, block_m), blocks_c, batch),
-        x,
-        tokens,
-        offsets,
-        tile_sums,
-        out,
-        num_tokens,
-        num_slots,
-        num_tiles,
-        channels,
-        token_stride,
+        _reduce_kernel, (ceil_div(num_slots, block_m), blocks_c, batch), x, tokens, offsets,
+        tile_sums, out, num_tokens, num_slots, num_tiles, channels, token_stride,
         0 if offsets.shape[0] == 1 else num_slots + 1,
-        MEAN=mean,
-        TILE=TILE,
-        BLOCK_M=block_m,
-        ROWS=rows,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        MEAN=mean, TILE=TILE, BLOCK_M=block_m, ROWS=rows, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     return out
 
 
@@ -171,15 +125,7 @@ def _expanded(y, slot, tokens, offsets, largest, residual, mean):
     " Tensor? residual, bool mean) -> Tensor",
     _expanded,
 )
-def expand(
-    y: Tensor,
-    slot: Tensor,
-    tokens: Tensor | None,
-    offsets: Tensor | None,
-    largest: int | None,
-    residual: Tensor | None,
-    mean: bool,
-) -> Tensor:
+def expand(y, slot, tokens, offsets, largest, residual, mean):
     """Hand each token its slot's value, `[B, M, C] -> [B, N, C]`, and add `residual` if given.
 
     Reads B M C elements of `y`, again and again but from L2, and B N C of the residual; writes
@@ -203,23 +149,11 @@ def expand(
     block_c = min(next_power_of_2(channels), BLOCK_C)
     block_n = 4096 // block_c
     launch(
-        _expand_kernel,
-        (ceil_div(num_tokens, block_n), ceil_div(channels, block_c), batch),
-        y,
-        slot,
-        offsets,
-        residual,
-        out,
-        num_tokens,
-        num_slots,
-        channels,
-        0 if shared else num_tokens,
+        _expand_kernel, (ceil_div(num_tokens, block_n), ceil_div(channels, block_c), batch), y,
+        slot, offsets, residual, out, num_tokens, num_slots, channels, 0 if shared else num_tokens,
         0 if shared else num_slots + 1,
-        MEAN=mean,
-        ADD=residual is not None,
-        BLOCK_N=block_n,
-        BLOCK_C=block_c,
-    )
+        MEAN=mean, ADD=residual is not None, BLOCK_N=block_n, BLOCK_C=block_c,
+    )  # fmt: skip
     return out
 
 
@@ -351,18 +285,9 @@ def _list_kernel(slot, listed, begins, num_tokens, BLOCK_N: tl.constexpr, LIST_M
 
 @triton.jit
 def _sort_kernel(
-    slot,
-    listed,
-    begins,
-    tokens,
-    offsets,
-    num_tokens,
-    num_slots,
-    lists,
-    STEP: tl.constexpr,
-    LIST_M: tl.constexpr,
-    SORT_M: tl.constexpr,
-):
+    slot, listed, begins, tokens, offsets, num_tokens, num_slots, lists,
+    STEP: tl.constexpr, LIST_M: tl.constexpr, SORT_M: tl.constexpr,
+):  # fmt: skip
     """Sort the tokens of SORT_M slots: count each slot's, then place them one after another."""
     b = tl.program_id(1).to(tl.int64)
     slot += b * num_tokens
@@ -399,18 +324,9 @@ def _sort_kernel(
 
 @triton.jit
 def _tile_kernel(
-    x,
-    slot,
-    tokens,
-    tile_sums,
-    num_tokens,
-    num_tiles,
-    channels,
-    map_stride,
-    token_stride,
-    TILE: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    x, slot, tokens, tile_sums, num_tokens, num_tiles, channels, map_stride, token_stride,
+    TILE: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Sum the rows of a tile of sorted tokens, if all of them are in one slot."""
     tile = tl.program_id(0)
     b = tl.program_id(2).to(tl.int64)
@@ -429,23 +345,11 @@ def _tile_kernel(
 
 @triton.jit
 def _reduce_kernel(
-    x,
-    tokens,
-    offsets,
-    tile_sums,
-    out,
-    num_tokens,
-    num_slots,
-    num_tiles,
-    channels,
-    token_stride,
+    x, tokens, offsets, tile_sums, out, num_tokens, num_slots, num_tiles, channels, token_stride,
     offset_stride,
-    MEAN: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    ROWS: tl.constexpr,
+    MEAN: tl.constexpr, TILE: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     """Sum the rows of BLOCK_M slots, ROWS of each at a time: loose tokens, then whole tiles."""
     b = tl.program_id(2).to(tl.int64)
     tokens += b * token_stride
@@ -493,21 +397,9 @@ def _reduce_kernel(
 
 @triton.jit
 def _expand_kernel(
-    y,
-    slot,
-    offsets,
-    residual,
-    out,
-    num_tokens,
-    num_slots,
-    channels,
-    map_stride,
-    offset_stride,
-    MEAN: tl.constexpr,
-    ADD: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    y, slot, offsets, residual, out, num_tokens, num_slots, channels, map_stride, offset_stride,
+    MEAN: tl.constexpr, ADD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)

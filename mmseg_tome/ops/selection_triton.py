@@ -38,18 +38,43 @@ def similarity_keys(
 
 @triton.jit
 def count_keys(
-    similarity, keys, least, height, width,
+    similarity, keys, bound, height, width,
     KIND: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr, BLOCK: tl.constexpr,
     SINGLE: tl.constexpr,
 ):  # fmt: skip
-    """How many keys are at least `least`; arguments as of `search`."""
-    found = (keys >= least).to(tl.int32)
+    """How many keys are larger than `bound`; other arguments as of `search`."""
+    found = (keys > bound).to(tl.int32)
     if not SINGLE:
         for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
             j = start + tl.arange(0, BLOCK)
             more = similarity_keys(similarity, j, height, width, KIND, SY, SX)
-            found += (more >= least).to(tl.int32)
+            found += (more > bound).to(tl.int32)
     return tl.sum(found)
+
+
+@triton.jit
+def number_merging(
+    similarity, key, ties, begin, height, width,
+    KIND: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Which of STEP keys from `begin` on are above `key`, or among the first `ties` at it.
+
+    Returns:
+        1 or 0 for each, and how many such keys there are before.
+    """
+    lanes = tl.arange(0, STEP)
+    above = tl.zeros((STEP,), tl.int32)
+    equal = tl.zeros((STEP,), tl.int32)
+    for start in range(0, begin, STEP):
+        keys = similarity_keys(similarity, start + lanes, height, width, KIND, SY, SX)
+        above += (keys > key).to(tl.int32)
+        equal += (keys == key).to(tl.int32)
+    ties_before = tl.sum(equal, 0)
+    keys = similarity_keys(similarity, begin + lanes, height, width, KIND, SY, SX)
+    tied = (keys == key).to(tl.int32)
+    is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
+    merged = ((keys > key) | ((keys == key) & is_first)).to(tl.int32)
+    return merged, tl.sum(above, 0) + tl.minimum(ties_before, ties)
 
 
 @triton.jit
@@ -82,10 +107,11 @@ def search(
     # The key lies between the smallest and the largest.
     low = tl.min(lowest)
     high = tl.max(highest)
+    reach = tl.full((), reach, tl.int32)
     while (low < high) & (reach != r):
         middle = (low | high) - ((low ^ high) >> 1)  # their mean rounded up, without overflow
         found = count_keys(
-            similarity, keys, middle, height, width, KIND, SY, SX, BLOCK, SINGLE
+            similarity, keys, middle - 1, height, width, KIND, SY, SX, BLOCK, SINGLE
         )  # fmt: skip
         high = tl.where(found >= r, high, middle - 1)
         low = tl.where(found >= r, middle, low)

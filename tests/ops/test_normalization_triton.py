@@ -28,7 +28,7 @@ def test_layer_norm_is_its_twin(dtype, shape, device):
     inputs = [random(*s, **kind) for s in (shape, shape[2:], shape[2:])]
     grad = torch.randn(shape, device=device).to(dtype)
     wide = [t.detach().double().requires_grad_() for t in inputs]
-    out, twin = layer_norm(*inputs, 1e-6), normalization.layer_norm_torch(*wide, 1e-6)
+    out, twin = layer_norm(*inputs, 1e-6), normalization.layer_norm(*wide, 1e-6)
     assert out.dtype == dtype
     grads = torch.autograd.grad(out, inputs, grad)
     twin_grads = torch.autograd.grad(twin, wide, grad.double())
@@ -57,7 +57,7 @@ def test_add_layer_norm_is_its_twin(dtype, shape, merged, device):
     grads = [torch.randn(shape, device=device).to(dtype) for _ in range(2)]
     wide = [t.detach().double().requires_grad_() for t in (x, y, *affine)]
     out = add_layer_norm(x, y, slot, *affine, 1e-6)
-    twin = normalization.add_layer_norm_torch(*wide[:2], slot, *wide[2:], 1e-6)
+    twin = normalization.add_layer_norm(*wide[:2], slot, *wide[2:], 1e-6)
     ours = torch.autograd.grad(out, (x, y, *affine), grads)
     twins = torch.autograd.grad(twin, wide, [g.double() for g in grads])
     assert_close((*out, *ours), (*twin, *twins), TOLERANCE[dtype])
@@ -69,7 +69,8 @@ def test_either_result_may_be_unused(device):
     )
     for which in (0, 1):
         ours = torch.autograd.grad(add_layer_norm(x, y, None, w, b, 1e-6)[which].sum(), (x, y))
-        twins = normalization.add_layer_norm_torch(x, y, None, w, b, 1e-6)[which].sum()
+        wide = [x.double(), y.double(), None, w.double(), b.double()]
+        twins = normalization.add_layer_norm(*wide, 1e-6)[which].sum()
         torch.testing.assert_close(ours, torch.autograd.grad(twins, (x, y)), atol=1e-5, rtol=1e-4)
 
 
@@ -87,7 +88,7 @@ def test_a_wide_sum_of_narrow_updates(device):
 def test_float16_near_its_limit(device):
     x = (torch.randn(1, 7, 96, device=device).clamp(-1, 1) * 6.5e4).half()
     w, b = torch.ones(96, device=device).half(), torch.zeros(96, device=device).half()
-    twin = normalization.layer_norm_torch(x.double(), w.double(), b.double(), 1e-6)
+    twin = normalization.layer_norm(x.double(), w.double(), b.double(), 1e-6)
     torch.testing.assert_close(layer_norm(x, w, b, 1e-6).double(), twin, atol=2e-3, rtol=2e-3)
 
 
@@ -96,7 +97,7 @@ def test_a_shift_is_its_twins_with_and_without_gradients(dtype, device):
     inputs = [random(*s, dtype=dtype, device=device) for s in ((2, 9, 40), (40,), (40,), (40,))]
     x, weight, bias, shift = inputs
     wide = [t.detach().double().requires_grad_() for t in inputs]
-    twin = normalization.layer_norm_torch(*wide[:3], 1e-6, None, wide[3])
+    twin = normalization.layer_norm(*wide[:3], 1e-6, None, wide[3])
     with torch.no_grad():
         assert_close([layer_norm(x, weight, bias, 1e-6, None, shift)], [twin], TOLERANCE[dtype])
     out = layer_norm(x, weight, bias, 1e-6, None, shift)
