@@ -63,7 +63,7 @@ class StageMerging(NamedTuple):
 
 
 def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequence | None, bool]:
-    """Split the `-auto` suffix, or `dict(auto=...)`, off a `tome_cfg`: the rest, and if it was there.
+    """Split `-auto`, or `dict(auto=...)`, off a `tome_cfg`: the rest, and whether it was there.
 
     Raises:
         TomeConfigError: A dict that is not `dict(auto=...)`.
