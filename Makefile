@@ -6,8 +6,6 @@ PYTHON ?= python3
 STACK  ?= onedl
 VENV   ?= .venv
 PYTEST_ARGS ?=
-# A command that lets one `make` at a time write what an editable install leaves in this folder.
-ALONE ?=
 
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -44,7 +42,7 @@ $(STAMP): setup.py constraints.txt Makefile
 	@echo "[1/3] torch (the largest download: some GB, minutes without a word)"
 	@$(PIP) torch numpy setuptools wheel
 	@echo "[2/3] mmseg_tome with the $(STACK) stack"
-	@$(ALONE) $(PIP) -e '.[$(STACK),dev]'
+	@$(PIP) -e '.[$(STACK),dev]'
 	@# opencv-python needs libGL, which servers lack; the headless build is the same otherwise.
 	@$(BIN)/python -m pip uninstall --quiet --yes opencv-python
 	@$(PIP) --no-deps --force-reinstall opencv-python-headless

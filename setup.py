@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -21,14 +22,14 @@ class BuildPyWithMim(build_py):
         linked = getattr(self, "editable_mode", False)
         base = ROOT if linked else Path(self.build_lib)
         mim = base / "mmseg_tome" / ".mim"
-        shutil.rmtree(mim, ignore_errors=True)
-        mim.mkdir(parents=True)
+        mim.mkdir(parents=True, exist_ok=True)
         for part in filter(lambda part: (ROOT / part).exists(), MIM_PARTS):
             if linked:
-                (mim / part).symlink_to(Path("..") / ".." / part)
+                with suppress(FileExistsError):  # of another environment, maybe at the same time
+                    (mim / part).symlink_to(Path("..") / ".." / part)
             elif (ROOT / part).is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / part, mim / part, ignore=ignored)
+                shutil.copytree(ROOT / part, mim / part, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copy(ROOT / part, mim / part)
 
