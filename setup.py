@@ -22,6 +22,8 @@ class BuildPyWithMim(build_py):
         linked = getattr(self, "editable_mode", False)
         base = ROOT if linked else Path(self.build_lib)
         mim = base / "mmseg_tome" / ".mim"
+        if not linked:
+            shutil.rmtree(mim, ignore_errors=True)
         mim.mkdir(parents=True, exist_ok=True)
         for part in filter(lambda part: (ROOT / part).exists(), MIM_PARTS):
             if linked:
@@ -29,7 +31,7 @@ class BuildPyWithMim(build_py):
                     (mim / part).symlink_to(Path("..") / ".." / part)
             elif (ROOT / part).is_dir():
                 ignored = shutil.ignore_patterns("__pycache__")
-                shutil.copytree(ROOT / part, mim / part, ignore=ignored, dirs_exist_ok=True)
+                shutil.copytree(ROOT / part, mim / part, ignore=ignored)
             else:
                 shutil.copy(ROOT / part, mim / part)
 
