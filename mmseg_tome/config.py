@@ -92,11 +92,12 @@ def config_folder() -> Path | None:
     return next((each for each in folders if (each / "_base_" / "models").is_dir()), None)
 
 
-def find_config(name: str | Path) -> Path:
+def find_config(name: str | Path, others: Iterable[str] = ()) -> Path:
     """The file of a config: a path, or the name of one of ours, whatever folder one is in.
 
     Args:
         name: A path, `segformerpp_fast_cityscapes` or `b0/segformerpp_b0_hq_ade20k.py`.
+        others: What else could have been meant, for the message.
 
     Raises:
         UserError: There is no such file or name, or it is a folder.
@@ -115,7 +116,7 @@ def find_config(name: str | Path) -> Path:
         f"/{wanted.with_name(stem).as_posix()}"
     ):
         return found
-    close = difflib.get_close_matches(stem, ours, 1, 0.75)
+    close = difflib.get_close_matches(stem, [*ours, *others], 1, 0.75)
     raise UserError(f"config {name} does not exist{f'; is it {close[0]}?' if close else ''}")
 
 
