@@ -57,8 +57,8 @@ def add_to_inferencers() -> None:
         MMSegInferencer("segformerpp_b0_fast_cityscapes")
         Pose2DInferencer("segformerpp_hq_coco")
 
-    mmengine looks a name up in the one package that is called as the scope is, so what it reads
-    there is followed by ours. `list_models("mmseg")` and `list_models("mmseg_tome")` have them too.
+    mmengine looks a name up in the one package that is called as the scope is, so ours are put
+    before what it reads there. `list_models("mmseg")` and `list_models("mmseg_tome")` have them.
     """
     from mmseg_tome import compat  # before anything of the mm packages
 
@@ -74,12 +74,12 @@ def add_to_inferencers() -> None:
 
 
 def _with_ours(stock: Callable[[str], Iterator[dict]], folder: str) -> Iterator[dict]:
-    """What a package's metafiles list, and our models of its task, with paths of their configs."""
+    """Our models of a package's task, with paths of their configs, and what it lists itself."""
     place = Path(folder)  # of a package: its `.mim`, or the checkout that it is in
     inside = [place.parent.name] if place.name == ".mim" else [p.name for p in place.iterdir()]
-    if "mmseg_tome" not in inside:
-        yield from stock(folder)
     tasks = [task for package, task in TASKS.items() if package in inside]
     for model in zoo_models():
         if model["Results"][0]["Task"] in tasks or "mmseg_tome" in inside:
             yield {**model, "Config": str(config_folder().parent / model["Config"])}
+    if "mmseg_tome" not in inside:
+        yield from stock(folder)  # seconds of YAML, which a look for one of ours does not need
