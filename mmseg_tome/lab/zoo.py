@@ -329,10 +329,10 @@ predictor.predict("street.jpg").draw().save("overlay.png")
 
 `mim search mmseg_tome`, `mim download mmseg_tome --config NAME --dest .` and, after
 `mmseg_tome.add_to_inferencers()`, `MMSegInferencer(NAME)` and `Pose2DInferencer(NAME)` know the
-same names. A config's own name stands for the weights in its `load_from`, which were trained
-without merging: merging needs no training. Names that end in `_trained` stand for weights that the
-authors of SegFormer++ trained with that preset, names in `_authors` for those that they trained
-without.
+same names (where mmdet is missing, which finds persons: `det_model="whole_image"`). A config's own
+name stands for the weights in its `load_from`, which were trained without merging: merging needs no
+training. Names that end in `_trained` stand for weights that the authors of SegFormer++ trained
+with that preset, names in `_authors` for those that they trained without.
 
 **Who offers what**
 
