@@ -20,13 +20,13 @@ from mmseg_tome.checkpoints.writing import write
 from mmseg_tome.config import (
     OURS,
     check_checkpoint,
-    config_folder,
     is_pose,
     read_config,
     read_device,
 )
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import UserError
+from mmseg_tome.files import CONFIGS
 from mmseg_tome.predict.inputs import Item, Reader, Source, batches, find_sources
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.predict.zoo import find_model
@@ -89,18 +89,14 @@ def _is_checkpoint(name: str | Path) -> bool:
         return True
     if path.exists() or not HUB_NAME.fullmatch(str(name)):
         return False
-    folder = config_folder()
-    return path.suffix != ".py" and not (folder and (folder / path.parent).is_dir())
+    return path.suffix != ".py" and not (CONFIGS / path.parent).is_dir()
 
 
 def _convert(name: str, folder: Path) -> tuple[Path, str]:
     """Convert a checkpoint to a config and a file of ours, in a folder."""
-    configs = config_folder()
-    if configs is None:
-        raise UserError("this installation has no configs, from which one for a checkpoint is made")
     checkpoint = convert(read_source(name, load_from_local))
     config, weights = folder / f"{Path(name).name}.py", folder / f"{Path(name).name}.pth"
-    config.write_text(make_config_text(checkpoint, weights, config, configs), encoding="utf-8")
+    config.write_text(make_config_text(checkpoint, weights, config, CONFIGS), encoding="utf-8")
     write(checkpoint, weights)
     return config, str(weights)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urldefrag
 
-from mmseg_tome.config import config_folder, find_config
+from mmseg_tome.config_names import find_config, nearest_configs
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import HOME
 
 INDEX = "model-index.yml"
 TASKS = {"mmseg": "Semantic Segmentation", "mmpose": "Body 2D Keypoint"}
@@ -18,20 +21,27 @@ def find_model(name: str | Path) -> tuple[Path, str | None]:
     """The config of a model, and the weights that were published for this name.
 
     Args:
-        name: A config, as `mmseg_tome.config.find_config` finds it, whose weights are those that it
+        name: A config, by path or name, whose weights are those that it
             names itself; or a name of docs/zoo.md.
 
     Returns:
         The file, and an address if the name stands for other weights than the config's.
 
     Raises:
-        UserError: There is no such name.
+        UserError: There is no such file or name.
     """
     models = {model["Name"]: model for model in zoo_models()}
     model = models.get(str(name))
     if model is not None and not Path(name).is_file():
-        return config_folder().parent / model["Config"], model["Weights"]
-    return find_config(name, models), None
+        return HOME / model["Config"], model["Weights"]
+    path = Path(find_config(str(name)))
+    if path.is_dir():
+        raise UserError(f"config {name} is a folder")
+    if not path.is_file():
+        close = difflib.get_close_matches(str(name), models, 1, 0.9)
+        hint = f"; is it {close[0]}?" if close else nearest_configs(str(name))
+        raise UserError(f"config {name} does not exist{hint}")
+    return path, None
 
 
 @functools.cache
@@ -39,11 +49,10 @@ def zoo_models() -> tuple[dict, ...]:
     """The entries of all metafiles; none where the package was installed without them."""
     from mmengine.fileio import load
 
-    folder = config_folder()
-    if folder is None or not (folder.parent / INDEX).is_file():
+    if not (HOME / INDEX).is_file():
         return ()
-    files = load(folder.parent / INDEX)["Import"]
-    models = [model for file in files for model in load(folder.parent / file)["Models"]]
+    files = load(HOME / INDEX)["Import"]
+    models = [model for file in files for model in load(HOME / file)["Models"]]
     # What follows "#" is a file name for `mim`.
     return tuple({**model, "Weights": urldefrag(model["Weights"]).url} for model in models)
 
@@ -80,6 +89,6 @@ def _with_ours(stock: Callable[[str], Iterator[dict]], folder: str) -> Iterator[
     tasks = [task for package, task in TASKS.items() if package in inside]
     for model in zoo_models():
         if model["Results"][0]["Task"] in tasks or "mmseg_tome" in inside:
-            yield {**model, "Config": str(config_folder().parent / model["Config"])}
+            yield {**model, "Config": str(HOME / model["Config"])}
     if "mmseg_tome" not in inside:
         yield from stock(folder)  # seconds of YAML, which a look for one of ours does not need

@@ -212,7 +212,8 @@ def pose(tmp_path_factory):
         pytest.skip("needs mmpose")
     import mmseg_tome
     from mmseg_tome.checkpoints.model import load_model
-    from mmseg_tome.config import find_config, read_config_file
+    from mmseg_tome.config import read_config_file
+    from mmseg_tome.config_names import find_config
 
     config = find_config("segformerpp_hq_demo_pose")
     model = load_model(read_config_file(config), None)

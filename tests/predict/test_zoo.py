@@ -64,7 +64,8 @@ def test_mms_inferencers_find_them(environment, tmp_path):
     import torch
 
     from mmseg_tome.checkpoints.model import load_model
-    from mmseg_tome.config import find_config, read_config_file
+    from mmseg_tome.config import read_config_file
+    from mmseg_tome.config_names import find_config
 
     cfg = read_config_file("segformerpp_b0_hq_cityscapes")
     torch.save(dict(state_dict=load_model(cfg, None).state_dict()), tmp_path / "b0.pth")
