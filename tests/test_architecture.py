@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
+    {"errors", "config", "config_datasets", "config_names", "files", "compat", "registry", ""},
     {"ops"},
     {"merging"},
     {"nets", "huggingface"},
