@@ -1,4 +1,4 @@
-"""Our configs by name, from any folder: `segformerpp_fast_cityscapes`, with folder, `.py` or not."""
+"""Our configs by name, from any folder: with or without their folder below configs, and `.py`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    ignore_developer_warnings()
+    if not args.verbose:
+        ignore_developer_warnings()
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = "1"
     try:

@@ -40,7 +40,8 @@ def run(
     Returns:
         The exit code of `work`, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`.
     """
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    for message in ("Fail to import ``MultiScaleDeformable", "pkg_resources is deprecated"):
+        warnings.filterwarnings("ignore", message=message)
     logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
     name = f"{tool}: " if tool else ""
     try:

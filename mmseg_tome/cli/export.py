@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    ignore_developer_warnings()
+    if not args.verbose:
+        ignore_developer_warnings()
     import torch
     from rich.console import Console
 

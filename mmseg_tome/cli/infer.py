@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def infer(args: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
-    ignore_developer_warnings()
+    if not args.verbose:
+        ignore_developer_warnings()
     from mmseg_tome.cli import additions
     from mmseg_tome.config_datasets import with_one_test_dataset
     from mmseg_tome.predict import inputs

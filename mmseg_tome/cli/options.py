@@ -119,8 +119,8 @@ def add_config_arguments(parser) -> None:
 def add_verbosity(parser: argparse.ArgumentParser) -> None:
     """`--quiet` and `--verbose`."""
     parser = parser.add_argument_group("output").add_mutually_exclusive_group()
-    parser.add_argument("--quiet", action="store_true", help="show no progress, only results")
-    parser.add_argument("--verbose", action="store_true", help="show mm's own log, too")
+    parser.add_argument("--quiet", action="store_true", help="show results alone, no progress")
+    parser.add_argument("--verbose", action="store_true", help="show mm's log and warnings")
 
 
 def also(parser: argparse.ArgumentParser, option: str, *old: str) -> None:

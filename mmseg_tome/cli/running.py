@@ -26,6 +26,9 @@ from mmseg_tome.errors import DataError, UserError
 from mmseg_tome.files import only_one
 from mmseg_tome.hooks import install
 
+PLACES = ("out", "dump", "show_dir")
+"""Options that name where more is written than in the work dir."""
+
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that `args` name and apply the common options to it.
@@ -91,8 +94,8 @@ def run_to_end(cfg: Config, stages: tuple[str, ...], args: argparse.Namespace) -
             runner.register_hook(hook, hook.priority)
         runner.train() if training else runner.test()
     if first:
-        others = [getattr(args, name, None) for name in ("out", "dump", "show_dir")]
-        print(terminal.written(runner, training, others), flush=True)
+        given = {f"--{name.replace('_', '-')}": getattr(args, name, None) for name in PLACES}
+        print(terminal.written(runner, training, given), flush=True)
 
 
 def check_torchvision() -> None:

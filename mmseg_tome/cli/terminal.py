@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from datetime import timedelta
 from numbers import Real
@@ -25,6 +25,7 @@ from mmseg_tome.cli.ending import ignore_developer_warnings
 
 NOISE = re.compile(r"will be deprecated|prefix is not set|Failed to search registry|FileClient")
 """Warnings that are for developers of the mm packages."""
+RESUMED = re.compile(r"resumed epoch")
 TABLE = "\n+--"
 """What a metric's table of classes begins with."""
 SECONDS = 10
@@ -44,7 +45,7 @@ def log_to_file(out, tables: bool) -> Iterator[None]:
         for place, handler in enumerate(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 replaced.append((logger, handler))
-                logger.handlers[place] = _Shown(out if tables else None, handler.level)
+                logger.handlers[place] = _Shown(out, tables, handler.level)
 
     def init(self, *args, **kwargs):
         start(self, *args, **kwargs)
@@ -64,18 +65,18 @@ def log_to_file(out, tables: bool) -> Iterator[None]:
 
 
 class _Shown(logging.Handler):
-    """Shows errors, warnings that matter, and tables of results."""
+    """Shows errors, warnings that matter, where a training goes on, and tables of results."""
 
-    def __init__(self, out, level: int):
+    def __init__(self, out, tables: bool, level: int):
         super().__init__(level)
-        self.out = out
+        self.out, self.tables = out, tables
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             if not NOISE.search(text):
                 print(f"{record.levelname.lower()}: {text}", file=sys.stderr, flush=True)
-        elif self.out and text.startswith(TABLE):
+        elif RESUMED.match(text) or (self.tables and text.startswith(TABLE)):
             print(text.strip(), file=self.out, flush=True)
 
 
@@ -179,11 +180,12 @@ class ProgressHook(Hook):
         print(text.rstrip(), file=self.out, flush=True)
 
 
-def written(runner, checkpoint: bool, others: Iterable[str | None]) -> str:
-    """One line: where a runner has written its latest checkpoint, log, metrics and more."""
+def written(runner, checkpoint: bool, others: dict[str, str | None]) -> str:
+    """One line: where a runner has written its latest checkpoint, log, metrics and the others."""
     folder = Path(runner.work_dir)
     parts = [f"log and metrics in {Path(runner.log_dir).name}"]
     with suppress(OSError):
         if checkpoint:
             parts.insert(0, Path((folder / "last_checkpoint").read_text().strip()).name)
-    return f"written to {folder}: {', '.join(parts)}" + "".join(f"; {o}" for o in others if o)
+    parts += [f"{option} {place}" for option, place in others.items() if place]
+    return f"written to {folder}: {', '.join(parts)}"

@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def visualize(args: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
-    ignore_developer_warnings()
+    if not args.verbose:
+        ignore_developer_warnings()
     from mmseg_tome.config_datasets import with_one_test_dataset
     from mmseg_tome.predict.inputs import Reader
     from mmseg_tome.visualization.illustrator import MergingIllustrator

@@ -49,7 +49,7 @@ def infer(monkeypatch, capsys):
 @pytest.fixture
 def warned(monkeypatch) -> list[str]:
     """What the tool says besides errors."""
-    from mmseg_tome.cli.work import infer
+    from mmseg_tome.cli import infer
 
     found = []
     monkeypatch.setattr(infer, "say", lambda *lines: found.extend(filter(None, lines)))
@@ -223,15 +223,15 @@ def test_the_figure_of_the_largest_person(infer, persons, estimator, tmp_path):
     ],
 )
 def test_a_gpu_runs_the_network_as_told(monkeypatch, warned, given, configured, wanted):
-    from mmseg_tome.cli import infer
-    from mmseg_tome.cli.work import infer as tool
+    from mmseg_tome.cli import infer as tool
+    from mmseg_tome.runtime import acceleration
 
     def accelerate(model, **options):
         assert model == "network"
         return SimpleNamespace(summary=repr(options))
 
-    monkeypatch.setattr(tool, "accelerate", accelerate)
-    args = infer.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
+    monkeypatch.setattr(acceleration, "accelerate", accelerate)
+    args = tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
     hook = dict(type="mmseg_tome.FastInferenceHook", **configured)
     cfg = Config(dict(model={}, default_hooks=dict(fast_inference=hook)))
     tool.speed_up(args, cfg, SimpleNamespace(model="network"), gpu=True)

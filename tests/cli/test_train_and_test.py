@@ -142,7 +142,7 @@ def test_two_processes_score_what_one_does(trained, run_tool, camvid_options, ca
 
 def test_two_processes_train(run_tool, camvid_options, tmp_path, camvid_config):
     out = run_tool(
-        "dist_train.sh", camvid_config, 2, "--work-dir", tmp_path, *camvid_options,
+        "dist_train.sh", camvid_config, 2, "--verbose", "--work-dir", tmp_path, *camvid_options,
         "train_cfg.max_iters=2", "train_cfg.val_interval=2",
     )  # fmt: skip
     assert "Distributed launcher: pytorch" in out
