@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config import LAUNCHES, TRUST_FLAG
 from mmseg_tome.config_names import find_config
 
@@ -113,13 +113,9 @@ def add_as_typed(parser: argparse.ArgumentParser) -> None:
     add("--time-limit", type=float, metavar="S", help="seconds for all runs together")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.bench.main import benchmark
-
-        return benchmark(args)
-
-    return run(work, "benchmark.py", "cases finished so far are in the JSON")
+main = command(
+    parse_args,
+    "mmseg_tome.lab.bench.main:benchmark",
+    "benchmark.py",
+    "cases finished so far are in the JSON",
+)

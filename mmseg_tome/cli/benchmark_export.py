@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,13 +36,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv, "config", required=["config"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.bench.exported import time_exported
-
-        time_exported(args)
-
-    return run(work)
+main = command(parse_args, "mmseg_tome.lab.bench.exported:time_exported")

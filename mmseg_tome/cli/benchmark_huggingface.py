@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,13 +36,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.bench.huggingface import time_merging
-
-        time_merging(args)
-
-    return run(work)
+main = command(parse_args, "mmseg_tome.lab.bench.huggingface:time_merging")

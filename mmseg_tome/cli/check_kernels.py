@@ -18,7 +18,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,13 +29,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.kernel_checks.main import check_kernels
-
-        return check_kernels(args)
-
-    return run(work, "check_kernels.py")
+main = command(parse_args, "mmseg_tome.lab.kernel_checks.main:check_kernels", "check_kernels.py")

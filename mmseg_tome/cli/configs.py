@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config_names import matching_configs
 from mmseg_tome.errors import UserError
 
@@ -25,11 +25,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv, "pattern")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: list_configs(parse_args(argv)))
-
-
 def list_configs(args: argparse.Namespace) -> None:
     """Print the names, one a line.
 
@@ -40,3 +35,6 @@ def list_configs(args: argparse.Namespace) -> None:
     if not names:
         raise UserError(f"no config of ours fits {args.pattern!r}")
     print("\n".join(names))
+
+
+main = command(parse_args, list_configs)

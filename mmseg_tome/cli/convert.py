@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import ignore_developer_warnings
-from mmseg_tome.cli.ending import run as end
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
 from mmseg_tome.config import TRUST_FLAG, TRUST_VARIABLE
 from mmseg_tome.errors import ConversionError, UserError
 from mmseg_tome.files import CONFIGS
@@ -60,11 +59,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="let IN run the code it contains: only if you trust it")  # fmt: skip
     options.add_verbosity(parser)
     return parser.read(argv, "source", "out", required=["source"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return end(lambda: convert_checkpoint(parse_args(argv)))
 
 
 def convert_checkpoint(args: argparse.Namespace) -> None:
@@ -211,3 +205,6 @@ def summary(checkpoint: Checkpoint) -> list[str]:
     if checkpoint.dropped:
         lines.append(f"left out:   {', '.join(checkpoint.dropped[:4])} (no output depends on them)")
     return lines
+
+
+main = command(parse_args, convert_checkpoint)

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run as end
+from mmseg_tome.cli.ending import command
 from mmseg_tome.cli.progress import progress_bar
 from mmseg_tome.errors import DataError
 
@@ -283,11 +283,6 @@ def run(args: argparse.Namespace) -> dict[str, int]:
     return {split: splits.count(split) for split in SPLIT_SIZES}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return end(lambda: convert_camvid(parse_args(argv)), None, "nothing written")
-
-
 def convert_camvid(args: argparse.Namespace) -> None:
     """Convert as the command line says, and say how many frames each split got."""
     try:
@@ -298,3 +293,6 @@ def convert_camvid(args: argparse.Namespace) -> None:
     if counts != SPLIT_SIZES:
         expected = ", ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items())
         print(f"warning: the full release gives {expected}", file=sys.stderr)
+
+
+main = command(parse_args, convert_camvid, None, "nothing written")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import ignore_developer_warnings, run
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
 from mmseg_tome.config import choose_checkpoint, is_pose, read_config, read_size
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import replacing
@@ -73,11 +73,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.read(argv, "config", "checkpoint", required=["config"])
     args.half = args.dtype == "float16"
     return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: export(parse_args(argv)))
 
 
 def export(args: argparse.Namespace) -> None:
@@ -278,3 +273,6 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
     kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
     found = parity.compare(got, expected, metadata.task, metadata.threshold)
     print(f"int8, {kind}, against float32 on {len(others)} images: {found}")
+
+
+main = command(parse_args, export)

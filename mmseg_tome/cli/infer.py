@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import ignore_developer_warnings, run
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
 from mmseg_tome.cli.progress import progress_bar
 from mmseg_tome.config import (
     NO_GPU,
@@ -68,13 +68,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         )  # fmt: skip
     options.add_show_merging(parser)
     add_pose(parser)
-    options.add_model(parser)
-    add = parser.add_argument_group("how it runs").add_argument
-    add("--model", metavar="FILE", help="exported model, .onnx or .pt2, which runs on the CPU")
+    group = options.add_model(parser)
+    group.add_argument("--model", metavar="FILE",
+        help="exported model, .onnx or .pt2, in place of config and checkpoint")  # fmt: skip
+    group = parser.add_argument_group("how it runs")
+    add = group.add_argument
     add("--batch-size", type=options.at_least_1, metavar="N",
         help="images of one size, or boxes of one image, that run together (default: as the "
         "config tests)")  # fmt: skip
-    group = parser._action_groups[-1]
     options.add_device(group)
     options.add_dtype(group)
     options.add_launch(group)
@@ -96,11 +97,6 @@ def add_pose(parser: argparse.ArgumentParser) -> None:
         help="leave out boxes with a lower score (default 0.3)")  # fmt: skip
     add("--keypoint-threshold", type=options.fraction, default=0.3, metavar="X",
         help="do not draw keypoints with a lower score (default 0.3)")  # fmt: skip
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: infer(parse_args(argv)))
 
 
 def infer(args: argparse.Namespace) -> int:
@@ -329,3 +325,6 @@ def predict_all(
                         fail(item.source.path, str(error))
             advance(len(batch))
     return failed
+
+
+main = command(parse_args, infer)

@@ -88,7 +88,7 @@ def _settle(args: argparse.Namespace) -> None:
 
 def add_model(
     parser: argparse.ArgumentParser, preset: str | None = "none, hq, fast ...", **checkpoint
-) -> None:
+) -> argparse._ArgumentGroup:
     """`--config`, `--checkpoint` and what changes a config.
 
     Args:
@@ -104,6 +104,7 @@ def add_model(
         text = f"merge by this preset, one of {preset}, instead of as the config says"
         group.add_argument("--preset", metavar="NAME", help=text)
     add_config_arguments(group)
+    return group
 
 
 def add_config_arguments(parser) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config_names import find_config
 
 
@@ -78,13 +78,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.sweep.main import sweep
-
-        return sweep(args)
-
-    return run(work, "sweep.py", "call it again to go on")
+main = command(parse_args, "mmseg_tome.lab.sweep.main:sweep", "sweep.py", "call it again to go on")

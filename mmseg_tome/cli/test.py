@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config import check_checkpoint, is_pose
 from mmseg_tome.errors import UserError
 
@@ -34,11 +34,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_common_arguments(parser)
     options.add_verbosity(parser)
     return parser.read(argv, "config", "checkpoint", required=["config"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: test(parse_args(argv)))
 
 
 def test(args: argparse.Namespace) -> None:
@@ -113,3 +108,6 @@ def use_badcase_analysis(cfg, args: argparse.Namespace) -> None:
     if not hook.get("metric"):
         by_loss = hook.get("metric_type", "loss") == "loss"
         hook.metric = cfg.model.head.loss if by_loss else evaluators(cfg)[0]
+
+
+main = command(parse_args, test)

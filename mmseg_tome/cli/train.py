@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config import DTYPES, check_checkpoint, say
 from mmseg_tome.errors import UserError
 
@@ -34,11 +34,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_common_arguments(parser)
     options.add_verbosity(parser)
     return parser.read(argv, "config", required=["config"])
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: train(parse_args(argv)))
 
 
 def train(args: argparse.Namespace) -> None:
@@ -77,3 +72,6 @@ def train(args: argparse.Namespace) -> None:
     check_checkpoint(cfg.get("load_from"))
     with running.alone_in(cfg.work_dir):
         running.run_to_end(cfg, ("train", "val"), args)
+
+
+main = command(parse_args, train)

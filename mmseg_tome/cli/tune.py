@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -84,13 +84,4 @@ def speedup(text: str) -> float:
     return value
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.tune.main import tune
-
-        return tune(args)
-
-    return run(work, "tune.py", "call it again to go on")
+main = command(parse_args, "mmseg_tome.lab.tune.main:tune", "tune.py", "call it again to go on")

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import ignore_developer_warnings, run
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
 from mmseg_tome.cli.infer import (
     EXIT_SOME_FAILED,
     add_pose,
@@ -76,11 +76,6 @@ def _numbers(text: str) -> list[int]:
 
 def _block(text: str) -> int | str:
     return text if text in ("first", "last") else int(text)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: visualize(parse_args(argv)))
 
 
 def visualize(args: argparse.Namespace) -> int:
@@ -188,3 +183,6 @@ def draw_all(
                 tell(f"error: {source.path}: {failed[source.path]}")
             advance(1)
     return failed
+
+
+main = command(parse_args, visualize)

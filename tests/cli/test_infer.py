@@ -16,7 +16,6 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
@@ -29,19 +28,12 @@ SMALL = "test_dataloader.dataset.pipeline.1.scale=(128,96)"
 
 
 @pytest.fixture
-def infer(monkeypatch, capsys):
-    """Run the tool in this process; its exit code and its lines that name errors."""
-    monkeypatch.setenv(TRUST_VARIABLE, "0")
+def infer(tool):
+    """Run the command in this process; its exit code and its lines that name errors."""
 
     def run(*args) -> tuple[int, list[str]]:
-        from mmseg_tome.cli import infer as tool
-
-        try:
-            code = tool.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        lines = capsys.readouterr().err.splitlines()
-        return code, [line.strip() for line in lines if line.startswith("error: ")]
+        code, _, errors = tool("infer", *args)
+        return code, errors
 
     return run
 
@@ -72,23 +64,15 @@ def mistake(infer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def images(shared, tmp_path_factory) -> Path:
-    """A folder with three street scenes of CamVid, one of them in a subfolder."""
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "sub").mkdir()
-    found = sorted((shared / "data" / "camvid" / "images" / "val").iterdir())[:3]
-    for file, name in zip(found, ("a.jpg", "b.jpg", "sub/a.jpg"), strict=True):
-        shutil.copy(file, folder / name)
-    return folder
+def images(street_scenes) -> Path:
+    """Three street scenes, one of them in a subfolder."""
+    return street_scenes("a.jpg", "b.jpg", "sub/a.jpg")
 
 
-@pytest.fixture(scope="module")
-def segmenter(camvid_config, untrained_weights, tmp_path_factory) -> list[str]:
+@pytest.fixture
+def segmenter(camvid_model) -> list[str]:
     """Arguments for the CamVid model at a small size, with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "camvid.pth"
-    torch.save(dict(state_dict=untrained_weights(camvid_config)), path)
-    return ["--config", str(camvid_config), "--checkpoint", str(path), "--cfg-options", SMALL]
+    return [*camvid_model, "--cfg-options", SMALL]
 
 
 @pytest.fixture(scope="module")
