@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Read a command line in which options may stand between positional arguments.
 
+        A config is found by its name, and `--preset` becomes one of `--cfg-options`.
+
         Args:
             argv: The command line; None is the process's.
             names: What positional arguments are, in order, unless options give it.
@@ -70,20 +72,12 @@ class Parser(argparse.ArgumentParser):
         if missing:
             shown = ", ".join(self.known[name] for name in missing)
             self.error(f"the following arguments are required: {shown}")
-        _settle(args)
+        if isinstance(getattr(args, "config", None), str):
+            args.config = find_config(args.config)
+        if getattr(args, "preset", None):
+            preset = {"model.backbone.tome_cfg": args.preset}
+            args.cfg_options = {**preset, **(args.cfg_options or {})}
         return args
-
-
-def _settle(args: argparse.Namespace) -> None:
-    """Find the config by its name, and say to it what options say in short."""
-    given = vars(args)
-    if isinstance(given.get("config"), str):
-        args.config = find_config(args.config)
-    short = {}
-    if given.get("preset"):
-        short["model.backbone.tome_cfg"] = args.preset
-    if short:
-        args.cfg_options = {**short, **(args.cfg_options or {})}
 
 
 def add_model(

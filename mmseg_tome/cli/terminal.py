@@ -25,7 +25,8 @@ from mmseg_tome.cli.ending import ignore_developer_warnings
 
 NOISE = re.compile(r"will be deprecated|prefix is not set|Failed to search registry|FileClient")
 """Warnings that are for developers of the mm packages."""
-RESUMED = re.compile(r"resumed epoch")
+RESUMED = "resumed epoch"
+"""How a runner begins to say where a training goes on."""
 TABLE = "\n+--"
 """What a metric's table of classes begins with."""
 SECONDS = 10
@@ -76,7 +77,7 @@ class _Shown(logging.Handler):
         if record.levelno >= logging.WARNING:
             if not NOISE.search(text):
                 print(f"{record.levelname.lower()}: {text}", file=sys.stderr, flush=True)
-        elif RESUMED.match(text) or (self.tables and text.startswith(TABLE)):
+        elif text.startswith(RESUMED) or (self.tables and text.startswith(TABLE)):
             print(text.strip(), file=self.out, flush=True)
 
 
