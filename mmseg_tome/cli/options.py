@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 from mmseg_tome.config import DTYPES, LAUNCHES, TRUST_FLAG, add_cfg_options
 from mmseg_tome.config_names import find_config
@@ -56,7 +58,12 @@ class Parser(argparse.ArgumentParser):
             required: Of these, what must be given either way.
             rest: What all further ones are, a list; "" allows none.
         """
-        args = self.parse_intermixed_args(argv)
+        argv = list(sys.argv[1:] if argv is None else argv)
+        args, unknown = self.parse_known_intermixed_args(argv)
+        if unknown:  # with what stands after it, which is its value and no positional argument
+            after = argv[argv.index(unknown[0]) + 1 :]
+            unknown += takewhile(lambda word: not word.startswith("-"), after)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         words = vars(args).pop("words")
         kinds = {action.dest: action.type or str for action in self._actions}
         skipped = ["config"] if rest == "inputs" and getattr(args, "model", None) else []

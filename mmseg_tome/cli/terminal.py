@@ -157,8 +157,8 @@ class ProgressHook(Hook):
         task, first, began = self.running[stage]
         self.bar.update(task, completed=done, said=said)
         now, total = time.monotonic(), self._total(stage)
-        last = done == total and stage == "train"  # after the others come their metrics
-        if self.quiet or self.seen or not (last or now - self.told >= SECONDS):
+        due = stage == "train" if done == total else now - self.told >= SECONDS
+        if self.quiet or self.seen or not due:  # after the last of a test come its metrics
             return
         self.told = now
         left = timedelta(seconds=round((now - began) / max(done - first, 1) * (total - done)))

@@ -54,10 +54,10 @@ def trained(repo, run_tool, environment, camvid_options, tmp_path_factory, camvi
     )  # fmt: skip
     *said, last = out.strip().splitlines()
     assert said[0] == f"resumed epoch: 0, iter: {iters}"
-    assert re.match(rf"Iter\(train\) \[{stop}/{stop}\]  eta: 0:00:00  loss: \d", said[-2])
+    assert re.search(rf"^Iter\(train\) \[{stop}/{stop}\]  eta: 0:00:00  loss: \d", out, re.M)
     assert re.match(r"Iter\(val\) \[4/4\]  aAcc: .*  mIoU: ", said[-1])
     assert last.startswith(f"written to {work_dir}: iter_{stop}.pth, log and metrics in 20")
-    assert len(said) < 6 + iters  # a slow machine may have more lines of progress
+    assert len(said) < 10  # on a slow machine with more than three lines of progress
     log = max(work_dir.glob("2*/*.log")).read_text()
     assert "System environment" in log
     (work_dir / f"iter_{stop}.pth").rename(work_dir / "final.pth")
