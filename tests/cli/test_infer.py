@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
 
@@ -76,20 +75,9 @@ def segmenter(camvid_model) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def estimator(repo, tmp_path_factory) -> list[str]:
-    """Arguments for the COCO model, with random weights."""
-    from mmpose.registry import MODELS
-
-    config = repo / "configs" / "b0" / "segformerpp_b0_fast_coco.py"
-    cfg = Config.fromfile(config)
-    init_default_scope("mmpose")
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    # Heatmaps of default weights are too flat to tell a keypoint from another.
-    torch.nn.init.normal_(model.head.final_layer.weight)
-    path = tmp_path_factory.mktemp("weights") / "coco.pth"
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return ["--config", str(config), "--checkpoint", str(path)]
+def estimator(repo, make_tiny) -> list[str]:
+    """Arguments for a tiny model of COCO's keypoints."""
+    return make_tiny(Config.fromfile(repo / "configs" / "b0" / "segformerpp_b0_fast_coco.py"))
 
 
 @pytest.fixture(scope="module")
@@ -456,7 +444,7 @@ def test_wrong_checkpoints_for_pose(mistake, persons, estimator, tmp_path):
     state["head.final_layer.bias"] = torch.zeros(20)
     torch.save(state, path)
     assert "wrong.pth does not fit the model: 1 parameters have other shapes" in mistake(*given)
-    state["head.final_layer.weight"] = torch.zeros(20, 256, 1, 1)
+    state["head.final_layer.weight"] = torch.zeros(20, *state["head.final_layer.weight"].shape[1:])
     torch.save(state, path)
     line = mistake(*given, "--cfg-options", "model.head.out_channels=20")
     assert "the model has 20 keypoints, its data set 17" in line
