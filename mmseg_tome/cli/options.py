@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             after = argv[argv.index(unknown[0]) + 1 :]
             unknown += takewhile(lambda word: not word.startswith("-"), after)
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
-        words = vars(args).pop("words")
+        words = vars(args).pop("words", None) or []
         kinds = {action.dest: action.type or str for action in self._actions}
         skipped = ["config"] if rest == "inputs" and getattr(args, "model", None) else []
         for name in names:
