@@ -85,20 +85,51 @@ def read_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def config_folder() -> Path | None:
+    """The folder of our own configs: a wheel's, or the checkout's; None where there is neither."""
+    package = Path(__file__).resolve().parent
+    folders = (package / ".mim" / "configs", package.parent / "configs")
+    return next((each for each in folders if (each / "_base_" / "models").is_dir()), None)
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of a config: a path, or the name of one of ours, whatever folder one is in.
+
+    Args:
+        name: A path, `segformerpp_fast_cityscapes` or `b0/segformerpp_b0_hq_ade20k.py`.
+
+    Raises:
+        UserError: There is no such file or name, or it is a folder.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if Path(name).is_dir():
+        raise UserError(f"config {name} is a folder")
+    folder = config_folder()
+    files = sorted(folder.rglob("*.py")) if folder else []
+    ours = {path.stem: path for path in files if "_base_" not in path.parts}
+    wanted = Path(name)
+    stem = wanted.name.removesuffix(".py")
+    found = ours.get(stem)
+    if found is not None and found.with_suffix("").as_posix().endswith(
+        f"/{wanted.with_name(stem).as_posix()}"
+    ):
+        return found
+    close = difflib.get_close_matches(stem, ours, 1, 0.75)
+    raise UserError(f"config {name} does not exist{f'; is it {close[0]}?' if close else ''}")
+
+
 def read_config_file(path: str, options: dict | None = None) -> Config:
-    """Read a config file and merge `--cfg-options` into it.
+    """Read a config file, or one of ours by its name, and merge `--cfg-options` into it.
 
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
+    path = str(find_config(path))
     from mmseg_tome import compat  # before anything of the mm packages
 
     from mmengine.config import Config  # isort: skip
 
-    if Path(path).is_dir():
-        raise UserError(f"config {path} is a folder")
-    if not Path(path).is_file():
-        raise UserError(f"config {path} does not exist")
     compat.name_packages()
     try:
         cfg = Config.fromfile(path)
