@@ -1,12 +1,19 @@
-"""What a checkpoint holds, whether that fits a model, and putting it in."""
+"""Whether a checkpoint fits a model, and loading it. Torch alone.
+
+`load_weights` is for models of `mmseg_tome.create_model` and reads every known format; `load_state`
+is for any model whose names the checkpoint has.
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from mmseg_tome.checkpoints.architecture import BACKBONE, DECODE_HEAD, POSE_HEAD
 from mmseg_tome.checkpoints.checkpoint import Source
-from mmseg_tome.checkpoints.formats.base import recognise
+from mmseg_tome.checkpoints.formats.base import convert, recognise
+from mmseg_tome.checkpoints.loading import load_from_local
+from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names, plain_names
 from mmseg_tome.errors import NAMED, CheckpointError, ConversionError, some
 
@@ -88,12 +95,12 @@ def holding(state: Mapping[str, Tensor], name: str) -> str:
     return ""
 
 
-def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:
-    """Put a checkpoint's weights into a model that it must fit in full.
+def load_state(model: nn.Module, checkpoint: dict, name: str) -> dict:
+    """Load a checkpoint that was read into a model that it must fit in full.
 
     Args:
         model: Gets the weights.
-        checkpoint: As mmengine's `CheckpointLoader` reads it.
+        checkpoint: As `loading.load` and mmengine's `CheckpointLoader` give it.
         name: What messages call it.
 
     Returns:
@@ -110,3 +117,48 @@ def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:
     model.load_state_dict(state, strict=False)  # it may hold more: of training, of other heads
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, dict) else {}
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a file into a model of `mmseg_tome.create_model`.
+
+    No code in the file runs, see `mmseg_tome.checkpoints.loading`.
+
+    Args:
+        model: Gets the weights, in place; is left as it was if they do not fit.
+        path: A `.pth` or `.safetensors` file or a Hugging Face folder, of any format that
+            `mmseg_tome.checkpoints` knows: mmseg's, mmpose's, ours, NVlabs', Hugging Face's. One
+            of a backbone alone (ImageNet weights) goes into the model's backbone.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: The file cannot be read, wants to run code, or does not fit the model.
+    """
+    try:
+        checkpoint = convert(read_source(str(path), load_from_local))
+    except ConversionError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    state, target = checkpoint.state, model
+    if checkpoint.head is None:
+        target = model.backbone
+        state = {name.removeprefix("backbone."): value for name, value in state.items()}
+    if problem := mismatch(target, state) or _surplus(target, state):
+        linear = checkpoint.head is not None and checkpoint.head.linear
+        hint = f", channels={checkpoint.head.channels}, linear=True" if linear else ""
+        variant = checkpoint.architecture.variant or "a backbone of another size"
+        raise CheckpointError(
+            f"{path} does not fit the model: {problem}. It is {checkpoint.task} by {variant}{hint}"
+        )
+    target.load_state_dict(state, strict=False)  # counters of batch norms may be missing
+    for module in model.backbone.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = checkpoint.norm_eps  # no weight shows it
+    return model
+
+
+def _surplus(model: nn.Module, state: dict) -> str | None:
+    known = model.state_dict()
+    more = [name for name in state if name not in known]
+    return f"it has {len(more)} parameters more, such as {more[0]}" if more else None

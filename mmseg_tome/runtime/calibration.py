@@ -14,15 +14,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmseg_tome.merging import StageMerging, parse_tome_cfg
 from mmseg_tome.merging.attention import NO_MERGING, Grid, MergedAttention, PassGrid, let_merge
 from mmseg_tome.merging.presets import PRESETS
-from mmseg_tome.models.mix_transformer import MixVisionTransformer
+from mmseg_tome.nets import MixVisionTransformer
 from mmseg_tome.nets.layers import autocast_dtype
-from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, suspended
+from mmseg_tome.runtime.graphs import CudaGraphs, graphed_parts, print_log, suspended
 from mmseg_tome.runtime.merging_switch import (
     forget_graphs,
     merges,

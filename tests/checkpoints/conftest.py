@@ -79,7 +79,7 @@ def ours(repo, tmp_path):
     def build(checkpoint: Checkpoint, suffix: str = ".pth", dataset: str | None = None):
         from mmengine.registry import init_default_scope
 
-        from mmseg_tome.checkpoints.fitting import load_weights
+        from mmseg_tome.checkpoints.fitting import load_state
         from mmseg_tome.checkpoints.loading import load_from_local
 
         weights, config = tmp_path / f"weights{suffix}", tmp_path / "config.py"
@@ -95,7 +95,7 @@ def ours(repo, tmp_path):
         model = MODELS.build(cfg.model).eval()
         state = load_from_local(cfg.load_from)["state_dict"]
         assert state.keys() == model.state_dict().keys()
-        load_weights(model, load_from_local(cfg.load_from), "converted")
+        load_state(model, load_from_local(cfg.load_from), "converted")
         return model
 
     if not compat.has("mmseg"):
