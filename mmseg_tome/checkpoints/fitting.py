@@ -9,13 +9,20 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mmseg_tome.checkpoints.architecture import BACKBONE, DECODE_HEAD, POSE_HEAD
+from mmseg_tome.checkpoints.architecture import (
+    BACKBONE,
+    COUNTERS,
+    DECODE_HEAD,
+    POSE_HEAD,
+    differing,
+    surplus,
+)
 from mmseg_tome.checkpoints.checkpoint import Source
 from mmseg_tome.checkpoints.formats.base import convert, recognise
 from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names, plain_names
-from mmseg_tome.errors import NAMED, CheckpointError, ConversionError, some
+from mmseg_tome.errors import CheckpointError, ConversionError, some
 
 
 def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
@@ -28,7 +35,7 @@ def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Te
     if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
         state = {}
     if state is None:
-        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) or "nothing"
+        inside = some(map(str, checkpoint)) or "nothing"
         raise CheckpointError(
             f"{name} is not a checkpoint: it has no weights by name, but {inside}"
         )
@@ -40,7 +47,7 @@ def wanted(model: nn.Module) -> dict[str, Tensor]:
     return {
         name.removeprefix("module."): value
         for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(COUNTERS)
     }
 
 
@@ -48,23 +55,15 @@ def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
     """Say in one line how a checkpoint's parameters differ from the model's, or None."""
     state = checkpoint.get("state_dict", checkpoint)
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    expected = wanted(model)
-    shapes = {
-        name: (tuple(state[name].shape), tuple(value.shape))
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    }
-    missing = [name for name in expected if name not in state]
-    classes = [(name, *pair) for name, pair in shapes.items() if "conv_seg.weight" in name]
-    if classes and all("conv_seg" in name for name in shapes) and not missing:
-        name, (have, *_), (want, *_) = classes[0]
-        return f"it has {have} classes, the model has {want} ({name})"
-    if shapes:
-        differing = [f"{name} is {have}, not {want}" for name, (have, want) in shapes.items()]
-        return f"{len(shapes)} parameters have other shapes: {some(differing)}"
-    if missing:
-        return f"it lacks {len(missing)} of {len(expected)} parameters: {some(missing)}"
-    return None
+    expected = {name: value.shape for name, value in wanted(model).items()}
+    classifiers = [name for name in expected if name.endswith("conv_seg.weight")]
+    others = {name: shape for name, shape in expected.items() if "conv_seg" not in name}
+    if set(expected) <= set(state) and not differing(state, others):
+        for name in classifiers:
+            have, want = state[name].shape, expected[name]
+            if have and have != want:
+                return f"it has {have[0]} classes, the model has {want[0]} ({name})"
+    return differing(state, expected)
 
 
 def holding(state: Mapping[str, Tensor], name: str) -> str:
@@ -144,7 +143,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     if checkpoint.head is None:
         target = model.backbone
         state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    if problem := mismatch(target, state) or _surplus(target, state):
+    if problem := mismatch(target, state) or surplus(state, target.state_dict()):
         linear = checkpoint.head is not None and checkpoint.head.linear
         hint = f", channels={checkpoint.head.channels}, linear=True" if linear else ""
         variant = checkpoint.architecture.variant or "a backbone of another size"
@@ -156,9 +155,3 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         if isinstance(module, nn.LayerNorm):
             module.eps = checkpoint.norm_eps  # no weight shows it
     return model
-
-
-def _surplus(model: nn.Module, state: dict) -> str | None:
-    known = model.state_dict()
-    more = [name for name in state if name not in known]
-    return f"it has {len(more)} parameters more, such as {more[0]}" if more else None

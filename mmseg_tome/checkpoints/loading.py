@@ -197,17 +197,18 @@ def _wanted(path: Path, error: Exception) -> str:
     return ", ".join(sorted(wanted)) or _refused(error) or ", ".join(_globals_of_protocol_4(path))
 
 
+REFUSED = re.compile(
+    r"unsupported (?:global: )?GLOBAL (\S+)"
+    r"|(?:Can only build Tensor|Trying to call reduce for unrecognized function).* (\S+)",
+    re.IGNORECASE,
+)
+"""How torch names what it refused."""
+
+
 def _refused(error: Exception) -> str | None:
     """The global that `weights_only` loading refused, read from torch's message."""
-    patterns = (
-        r"[Uu]nsupported (?:global|class): GLOBAL (\S+)",
-        r"[Uu]nsupported (?:global|class|GLOBAL) (\S+)",
-        r"(?:Can only build Tensor|Trying to call reduce for unrecognized function).* (\S+)",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, str(error)):
-            return match.group(1).strip("`'\"")
-    return None
+    match = REFUSED.search(str(error))
+    return (match[1] or match[2]).strip("`'\"") if match else None
 
 
 def _globals_of_protocol_4(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmseg_tome.checkpoints.checkpoint import Source
 from mmseg_tome.checkpoints.wrappers import find_parameters, is_lightning, plain_names
-from mmseg_tome.errors import ConversionError, some
+from mmseg_tome.errors import ConversionError, first_line, some
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -120,10 +120,9 @@ def download(name: str) -> Path:
         if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
             folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
     except Exception as error:  # of many libraries: names, rights, networks, disks
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConversionError(
-            f"{name} is no file or folder, and cannot be had from the Hugging Face hub ({reason}): "
-            f"{by_hand}"
+            f"{name} is no file or folder, and cannot be had from the Hugging Face hub "
+            f"({first_line(error)}): {by_hand}"
         ) from None
     return folder
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tome import compat
-from mmseg_tome.checkpoints import Checkpoint
+from mmseg_tome.checkpoints import Checkpoint, loading
 from mmseg_tome.checkpoints.config_file import make_config_text
 from mmseg_tome.checkpoints.writing import write
 
@@ -20,6 +20,12 @@ SIZES = [(64, 96), (77, 101)]
 @pytest.fixture(autouse=True)
 def quick(one_thread):
     """All models here are small."""
+
+
+@pytest.fixture(autouse=True)
+def distrust(monkeypatch):
+    """Nothing is trusted, whatever the environment of these tests says."""
+    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
 
 
 @pytest.fixture(params=SIZES, ids=str)

@@ -88,3 +88,8 @@ def test_mistakes_are_named():
     first = "backbone.layers.0.0.projection.weight"
     with pytest.raises(ConversionError, match=f"lacks {first}"):
         read_architecture({k: v for k, v in state.items() if k != first})
+    far = state[name].clone()
+    with pytest.raises(ConversionError, match="stage 1 has 3 blocks, one of them number 99999999"):
+        read_architecture({**state, "backbone.layers.1.1.99999999.norm1.weight": far})
+    with pytest.raises(ConversionError, match=r"with \[0, 0, 0, 0\] attention heads"):
+        read_architecture(state, num_heads=[0] * 4)

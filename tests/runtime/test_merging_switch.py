@@ -83,6 +83,7 @@ MODELS = {
         mlp_ratios=[2] * 4,
         depths=[2] * 4,
         sr_ratios=[8, 4, 2, 1],
+        windiow_sizes=[7] * 4,
         norm_cfg=dict(type="LN"),
     ),
     "transformers": of_transformers,

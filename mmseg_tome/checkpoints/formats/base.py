@@ -27,7 +27,7 @@ class Format(ABC):
 
     Attributes:
         name: Short, for tables.
-        title: For people.
+        title: As messages name it.
     """
 
     name: str
