@@ -159,7 +159,7 @@ def read_architecture(
     ratios = [heads[0] * c for c in channels], [channels[0] * h for h in heads]
     if len(heads) != len(channels) or min(heads) < 1 or ratios[0] != ratios[1]:
         raise ConversionError(
-            f"stages of {channels} channels with {heads} attention heads cannot be had here: heads "
+            f"stages of {channels} channels with {heads} attention heads are not supported: heads "
             "must be of the same size in all stages"
         )
     has_sr = [f"{BACKBONE}layers.{i}.1.0.attn.sr.weight" in state for i in stages]
@@ -229,4 +229,4 @@ def differing(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) 
 def surplus(state: Iterable[str], wanted: Container[str]) -> str | None:
     """The parameters of a state dict that are not wanted, in one line, or None."""
     names = [name for name in state if name not in wanted and not name.endswith(COUNTERS)]
-    return f"{len(names)} parameters belong to nothing else: {some(names)}" if names else None
+    return f"{len(names)} parameters are not of this model: {some(names)}" if names else None

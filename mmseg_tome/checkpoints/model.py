@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model that runs: for everybody who has no runner."""
+"""A config and its checkpoint as a model in eval mode, for all tools that have no runner."""
 
 from __future__ import annotations
 

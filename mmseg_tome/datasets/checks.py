@@ -1,4 +1,4 @@
-"""A look at data before a run: what does not fit a model ends late, or trains and scores silently.
+"""Checks of data before a run: what does not fit a model fails late, or trains without a warning.
 
 A head of 19 classes learns from 11 without a word; masks of 0 and 255 give an accuracy of 100 %,
 since 255 stands for what is not labelled; other misfits end as "Target 6 is out of bounds", on a

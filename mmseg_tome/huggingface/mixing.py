@@ -1,7 +1,7 @@
 """Give one module another forward, and take it back: its class is exchanged, nothing else.
 
 So its parameters, names, hooks and place in the model stay, `isinstance` of its own class holds,
-and whoever looks for the class by name, as `accelerate` and FSDP do, finds it.
+and tools that look for the class by name, as `accelerate` and FSDP do, find it.
 """
 
 import functools

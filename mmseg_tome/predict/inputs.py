@@ -1,4 +1,4 @@
-"""From what a user names to images: files, folders and videos, each found first and read later."""
+"""The user's images: files, folders and videos, all found first, each read when it is its turn."""
 
 import functools
 import warnings
@@ -29,7 +29,7 @@ VIDEOS = frozenset({
 
 
 class UnreadableError(UserError):
-    """An image or video that is there but cannot be read; the message does not name it."""
+    """An image or video that exists but cannot be read; the message does not name it."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class CudaGraphs:
         return not torch.cuda.is_current_stream_capturing()
 
     def renew(self) -> None:
-        """Let graphs to come share other memory: that of those so far may be freed with them."""
+        """Use another memory pool from now on: that of earlier graphs is freed with them."""
         self.pool = None
 
     def recover(self) -> None:
@@ -99,7 +99,7 @@ class CudaGraphs:
 
     @contextmanager
     def _capturing(self, graph: torch.cuda.CUDAGraph, pool) -> Iterator[None]:
-        """Capture what runs inside; what a capture that breaks off leaves behind is mended."""
+        """Capture what runs inside; if that fails, restore the stream and the random numbers."""
         stream, generators = torch.cuda.current_stream(), torch.cuda.default_generators
         # Other threads pin memory and watch collectives meanwhile, as they may.
         options = dict(pool=pool, stream=self._stream(), capture_error_mode="thread_local")
@@ -233,7 +233,7 @@ class _Replayed(torch.autograd.Function):
         passes.backward.replay()
         ctx.token = None
         found = [None if g is None else g.detach() for g in passes.gradients]
-        # What parameters have is copied if it is to last; what inputs get, nobody looks after.
+        # Gradients of parameters are copied if they are to last; those of inputs must be here.
         for i, gradient in enumerate(found[: len(passes.inputs)]):
             found[i] = None if gradient is None else gradient.clone()
         return None, *found

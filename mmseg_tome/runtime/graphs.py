@@ -40,9 +40,9 @@ class Plain:
 
 
 class Graphed:
-    """A module's forward, replayed as CUDA graphs. Put it in place by `install`.
+    """A module's forward, replayed as CUDA graphs. `install` puts it in place.
 
-    The results are those of the forward, to rounding none. A graph belongs to a kind of input: its
+    Results equal those of the forward bit by bit. A graph belongs to a kind of input: its
     tensors' shapes, strides, data types and devices, autocast, and whether gradients are computed.
     Whatever is not captured runs plainly: inputs on a CPU, the first of its kind (one image is not
     worth a capture), kinds beyond `max_shapes` unless they come twice as often as one that has a

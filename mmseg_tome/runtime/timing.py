@@ -100,7 +100,7 @@ def _step(block: nn.Module, inputs: StageInputs, slots: dict | None, training: b
         x = x.detach().requires_grad_()
         outputs = block(x, hw)
         wanted = [x, *(p for p in block.parameters() if p.requires_grad)]
-        # Given to nobody: parameters' own gradients stay, and no hook on them runs.
+        # Not accumulated: parameters' own gradients stay, and no hook on them runs.
         given = [torch.ones_like(out) for out in outputs]
         with torch.autocast(x.device.type, enabled=False):  # as a step goes backward
             torch.autograd.grad(outputs, wanted, given, allow_unused=True)
@@ -208,7 +208,7 @@ def with_what_fits(work: Callable[[Tensor], Result], images: Tensor) -> Result:
 
 @contextmanager
 def _same_random_numbers_after() -> Iterator[None]:
-    """Whatever is drawn inside is drawn again after it."""
+    """Random numbers drawn inside are drawn again after it."""
     python, numpy = random.getstate(), np.random.get_state()
     in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
     with torch.random.fork_rng([torch.cuda.current_device()] if in_use else []):

@@ -194,7 +194,7 @@ def _normalising(checkpoint: Checkpoint) -> dict:
 
 
 def check_config(config: dict) -> None:
-    """Raise ConversionError if a `config.json` describes what cannot be had here."""
+    """Raise ConversionError if a `config.json` describes a model that is not supported."""
     if config.get("model_type", "segformer") != "segformer":
         raise ConversionError(f"config.json describes a {config['model_type']}, not a segformer")
     if config.get("hidden_act", "gelu") != "gelu":
