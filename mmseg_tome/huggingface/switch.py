@@ -35,7 +35,7 @@ def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Mo
             accelerate, replaced the forward of its attention.
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read, or does not fit the model.
     """
-    encoders = find_encoders(_module_of(model))
+    encoders = find_encoders(module_of(model))
     plans = [_plan(encoder, tome_cfg) for encoder in encoders]
     changes = {module: mixin for mixins, _ in plans for module, mixin in mixins.items()}
     for module in changes:
@@ -61,7 +61,7 @@ def remove_merging(model: Model) -> Model:
     Raises:
         TypeError: It is neither, or another tool changed it after merging was applied.
     """
-    owner = _module_of(model)
+    owner = module_of(model)
     if not isinstance(owner, nn.Module):
         raise TypeError(
             f"merging can be removed from a torch.nn.Module or a pipeline, got {model!r}"
@@ -76,7 +76,7 @@ def remove_merging(model: Model) -> Model:
     return model
 
 
-def _module_of(model: object) -> object:
+def module_of(model: object) -> object:
     """The module that a pipeline runs; anything else as it is."""
     inner = getattr(model, "model", None)
     return inner if isinstance(inner, nn.Module) and not isinstance(model, nn.Module) else model

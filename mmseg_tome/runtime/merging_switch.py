@@ -13,6 +13,7 @@ from torch import nn
 from mmseg_tome.errors import UserError
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.huggingface.layouts import has_encoder
+from mmseg_tome.huggingface.switch import module_of
 from mmseg_tome.merging import StageMerging
 from mmseg_tome.merging.attention import TokenMerger
 from mmseg_tome.merging.strategies.identity import Identity
@@ -38,7 +39,8 @@ def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> 
     Args:
         model: Any module that has one of these inside: a `MixVisionTransformer` of ours (models of
             `mmseg_tome.create_model` and of configs), a stock backbone under our name
-            (`mmseg_tome.VisionTransformer`, `.SVT`, ...), a SegFormer of `transformers`.
+            (`mmseg_tome.VisionTransformer`, `.SVT`, ...), a SegFormer of `transformers`; or a
+            pipeline of `transformers` that runs one.
         tome_cfg: None, a preset's name or one dict per stage, see `mmseg_tome.merging.config`.
 
     Raises:
@@ -46,6 +48,7 @@ def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> 
         TomeConfigError: `tome_cfg` cannot be read, or has the `-auto` suffix for a model whose
             backbone is not a `MixVisionTransformer`; the model is left as it was.
     """
+    model = module_of(model)
     backbones = [module for module in model.modules() if hasattr(module, "set_merging")]
     for backbone in backbones:
         backbone.set_merging(tome_cfg)
@@ -97,13 +100,14 @@ def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         NothingMergesError: It has no token mergers, or its `tome_cfg` merges nothing.
     """
-    mergers = [module for module in model.modules() if isinstance(module, TokenMerger)]
-    check_merges(model, mergers)
+    module = module_of(model)
+    mergers = [each for each in module.modules() if isinstance(each, TokenMerger)]
+    check_merges(module, mergers)
     strategies = [merger.strategy for merger in mergers]
     try:
         for merger in mergers:
             merger.strategy = Identity()
-        with suspended(model):
+        with suspended(module):
             yield model
     finally:
         for merger, strategy in zip(mergers, strategies, strict=True):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -116,6 +118,16 @@ def test_every_model_is_set_by_the_same_two_functions(kind):
     mmseg_tome.set_merging(model, None)
     for got, expected in zip(tensors(model, x), plain, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pipelines_of_transformers_are_set_as_well():
+    pipeline, x = SimpleNamespace(model=of_transformers().eval()), torch.randn(1, 3, 64, 96)
+    set_merging(pipeline, "n2d")
+    merged = tensors(pipeline.model, x)
+    with without_merging(pipeline) as given:
+        assert given is pipeline
+        assert not equal(tensors(pipeline.model, x), merged)
 
 
 @pytest.mark.parametrize("tome_cfg", ["hq", "fast-turbo", "hq-prop", "n2d", None, CUSTOM])
