@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "create_model": "mmseg_tome.nets.segformer",
-    "load_weights": "mmseg_tome.checkpoints.fitting",
+    "load_weights": "mmseg_tome.checkpoints.torch_alone",
     "set_merging": "mmseg_tome.runtime.merging_switch",
     "without_merging": "mmseg_tome.runtime.merging_switch",
     "calibrate": "mmseg_tome.runtime.calibration",

@@ -1,11 +1,6 @@
-"""Whether a checkpoint fits a model, and loading it. Torch alone.
-
-`load_weights` is for models of `mmseg_tome.create_model` and reads every known format; `load_state`
-is for any model whose names the checkpoint has.
-"""
+"""What a checkpoint holds, whether that fits a model, and loading it. Torch alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -15,12 +10,9 @@ from mmseg_tome.checkpoints.architecture import (
     DECODE_HEAD,
     POSE_HEAD,
     differing,
-    surplus,
 )
 from mmseg_tome.checkpoints.checkpoint import Source
-from mmseg_tome.checkpoints.formats.base import convert, recognise
-from mmseg_tome.checkpoints.loading import load_from_local
-from mmseg_tome.checkpoints.reading import read_source
+from mmseg_tome.checkpoints.formats.base import recognise
 from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names, plain_names
 from mmseg_tome.errors import CheckpointError, ConversionError, some
 
@@ -118,40 +110,4 @@ def load_state(model: nn.Module, checkpoint: dict, name: str) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
-    """Load a file into a model of `mmseg_tome.create_model`.
-
-    No code in the file runs, see `mmseg_tome.checkpoints.loading`.
-
-    Args:
-        model: Gets the weights, in place; is left as it was if they do not fit.
-        path: A `.pth` or `.safetensors` file or a Hugging Face folder, of any format that
-            `mmseg_tome.checkpoints` knows: mmseg's, mmpose's, ours, NVlabs', Hugging Face's. One
-            of a backbone alone (ImageNet weights) goes into the model's backbone.
-
-    Returns:
-        The model.
-
-    Raises:
-        CheckpointError: The file cannot be read, wants to run code, or does not fit the model.
-    """
-    try:
-        checkpoint = convert(read_source(str(path), load_from_local))
-    except ConversionError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    state, target = checkpoint.state, model
-    if checkpoint.head is None:
-        target = model.backbone
-        state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    if problem := mismatch(target, state) or surplus(state, target.state_dict()):
-        linear = checkpoint.head is not None and checkpoint.head.linear
-        hint = f", channels={checkpoint.head.channels}, linear=True" if linear else ""
-        variant = checkpoint.architecture.variant or "a backbone of another size"
-        raise CheckpointError(
-            f"{path} does not fit the model: {problem}. It is {checkpoint.task} by {variant}{hint}"
-        )
-    target.load_state_dict(state, strict=False)  # counters of batch norms may be missing
-    for module in model.backbone.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = checkpoint.norm_eps  # no weight shows it
-    return model
+load_weights = load_state  # the name in lab/bench
