@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         args = parse_args(argv)
-        from mmseg_tome.lab.bench.main import benchmark
+        from mmseg_tome.lab.bench.benchmark import benchmark
 
         return benchmark(args)
 

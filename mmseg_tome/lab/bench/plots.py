@@ -9,12 +9,12 @@ from pathlib import Path
 from mmseg_tome.files import replacing
 
 from .parts import OTHER, PARTS, REST
-from .report import cases, title
+from .results import grouped, title
 
 
 def write_latencies(path: Path, env: dict, rows: list[dict]) -> None:
     """Plot the median latency of every variant, one panel per case, with its quartiles."""
-    panels = [r for r in cases(rows).values() if any(row["latency_ms"] for row in r)]
+    panels = [r for r in grouped(rows) if any(row["latency_ms"] for row in r)]
     if panels:
         figure = _figure(env, panels, _draw_latencies, width=6.4, height=3.6)
         _save(path, figure)
@@ -22,7 +22,7 @@ def write_latencies(path: Path, env: dict, rows: list[dict]) -> None:
 
 def write_breakdown(path: Path, env: dict, rows: list[dict]) -> None:
     """Plot the time of each part as a stacked bar per row, its floor as a thin bar below it."""
-    panels = [[r for r in case if r.get("breakdown")] for case in cases(rows).values()]
+    panels = [[r for r in case if r.get("breakdown")] for case in grouped(rows)]
     panels = [panel for panel in panels if panel]
     if panels:
         height = 1.1 + 0.55 * max(map(len, panels))
@@ -49,7 +49,7 @@ def write_presets(path: Path, env: dict, rows: list[dict]) -> bool:
     Of ours by graphs where they were timed. Returns whether there was anything to plot.
     """
     times: dict[str, dict[str, float]] = {}
-    for case in cases(rows).values():
+    for case in grouped(rows):
         for pipeline in ("ours", "ours, graphs"):
             found = {
                 row["variant"]: row["latency_ms"]["median"]

@@ -12,15 +12,14 @@ pytest.importorskip("tomesd")
 
 
 from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import benchmark as bench
 from mmseg_tome.lab.bench import (
     cases,
-    main,
-    measure,
+    networks,
     peer,
-    pipelines,
-    runner,
     training,
 )
+from mmseg_tome.lab.bench.flops import count_flops
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,27 +33,29 @@ HEAD = dict(
     type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
     channels=16, num_classes=5, norm_cfg=dict(type="BN"),
 )  # fmt: skip
-RECIPES = (pipelines.OURS, pipelines.PEER, pipelines.FUSED_PEER)
+RECIPES = (networks.OURS, networks.PEER, networks.FUSED_PEER)
 
 
 def model_of(drop=0.1, variants=("none", "hq")):
     backbone = BACKBONE | dict(drop_path_rate=drop)
     head = HEAD | dict(dropout_ratio=drop)
-    return cases.Model("tiny", backbone, head, variants={v: cases.PRESETS[v] for v in variants})
+    return networks.Model(
+        "tiny", backbone, head, variants={v: networks.PRESETS[v] for v in variants}
+    )
 
 
 def case_of(model=None, dtype="float32", size=SIZE, **settings):
     options = dict(train=True, rounds=3, warmup=0, fused_peer=True) | settings
     model = model or model_of()
-    return runner.Case(model, size, 2, dtype, CPU, runner.Settings(**options))
+    return cases.Case(model, size, 2, dtype, CPU, cases.Settings(**options))
 
 
 def weights_of(case):
     args = benchmark.parse_args(["--part", case.settings.part])
-    return main.initial_weights(case.model, args)
+    return bench.initial_weights(case.model, args)
 
 
-def step_of(case, variant="none", recipe=pipelines.OURS, weights=None):
+def step_of(case, variant="none", recipe=networks.OURS, weights=None):
     """The net and its step, as `training` makes them."""
     torch.manual_seed(0)
     net = training.build(case, variant, recipe, weights or weights_of(case))
@@ -107,7 +108,7 @@ def test_the_loss_is_that_of_mmseg():
     from mmseg.structures import SegDataSample
 
     case = case_of()
-    net = training.build(case, "none", pipelines.OURS, weights_of(case))
+    net = training.build(case, "none", networks.OURS, weights_of(case))
     given = []
     criterion = training.criterion_of(case, net, case.image())
     with torch.no_grad():
@@ -130,7 +131,7 @@ def test_the_loss_is_that_of_mmseg():
 def test_without_classes_the_loss_is_a_mean_squared_error(repo, part):
     pytest.importorskip("mmpose")
     file = repo / "configs/b0/segformerpp_b0_hq_coco.py"
-    (model,) = cases.config_models([str(file)])
+    (model,) = networks.config_models([str(file)])
     case = case_of(model, size=(64, 48), part=part)
     net, step = step_of(case, file.stem)
     assert all(module.training for module in net.modules())
@@ -146,7 +147,8 @@ def test_only_float16_scales_its_loss(monkeypatch):
 
     class Scaler(torch.amp.GradScaler):
         def scale(self, loss):
-            scaled.append(case.dtype)
+            if self.is_enabled():
+                scaled.append(case.dtype)
             return super().scale(loss)
 
     monkeypatch.setattr(torch.amp, "GradScaler", Scaler)
@@ -165,12 +167,12 @@ def test_only_float16_scales_its_loss(monkeypatch):
 def test_flops_of_a_convolutions_gradient(groups):
     """As many as forward for the input, and again for the weight, depthwise or not."""
     conv = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
-    _, forward = measure.count_flops(lambda: conv(torch.randn(2, 8, 6, 5)))
+    _, forward = count_flops(lambda: conv(torch.randn(2, 8, 6, 5)))
     x = torch.randn(2, 8, 6, 5, requires_grad=True)
-    _, flops = measure.count_flops(lambda: conv(x).sum().backward())
+    _, flops = count_flops(lambda: conv(x).sum().backward())
     assert forward == {"convolution": 2 * (2 * 6 * 5 * 8 * 9 * 8 // groups)}
     assert flops["convolution_backward"] == 2 * forward["convolution"]
-    _, flops = measure.count_flops(lambda: conv(x.detach()).sum().backward())
+    _, flops = count_flops(lambda: conv(x.detach()).sum().backward())
     assert flops["convolution_backward"] == forward["convolution"]
 
 
@@ -178,7 +180,7 @@ def test_flops_of_attentions_gradient():
     """Five products, the first of which forward did, too."""
     q, k, v = torch.randn(3, 2, 3, 20, 8, requires_grad=True)
     attend = F.scaled_dot_product_attention
-    _, flops = measure.count_flops(lambda: attend(q, k, v).sum().backward())
+    _, flops = count_flops(lambda: attend(q, k, v).sum().backward())
     product = 2 * (2 * 3 * 20 * 20 * 8)
     assert sum(flops.values()) == (2 + 5) * product
 
@@ -226,8 +228,8 @@ def test_flops_of_a_step_are_three_times_those_of_a_pass(measured):
     """To nearly: the image needs no gradient, fused attention multiplies once more."""
     case, weights, _, rows, _ = measured
     for row in rows:
-        net = training.build(case, "hq", pipelines.ALL[row["pipeline"]], weights)
-        _, flops = measure.count_flops(case.forward(net, case.image()))
+        net = training.build(case, "hq", networks.RECIPES[row["pipeline"]], weights)
+        _, flops = count_flops(case.forward(net, case.image()))
         assert 2.7 < row["gflops"] / (sum(flops.values()) / 2 / 1e9) < 3.1
 
 
@@ -276,7 +278,7 @@ def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
         calls.append(None)
         raise RuntimeError("out of memory\nand a long story")
 
-    monkeypatch.setattr(peer.MergedAttention, "forward", fail)
+    monkeypatch.setattr(peer.PeerAttention, "forward", fail)
     case = case_of(model_of(variants=["hq"]), fused_peer=False, rounds=2)
     ours, failed = training.run_case(case, weights_of(case))
     assert failed["error"] == "RuntimeError: out of memory"
@@ -290,7 +292,7 @@ def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_steps_on_a_gpu(dtype):
     case = case_of(dtype=dtype, autocast=dtype != "float32")
-    case = runner.Case(case.model, SIZE, 2, dtype, torch.device("cuda"), case.settings)
+    case = cases.Case(case.model, SIZE, 2, dtype, torch.device("cuda"), case.settings)
     for row in training.run_case(case, weights_of(case)):
         assert row["error"] is None
         assert row["memory_mib"] > 0
