@@ -29,17 +29,9 @@ def write_breakdown(path: Path, env: dict, rows: list[dict]) -> None:
         figure = _figure(env, panels, _draw_breakdown, width=9, height=height)
         drawn = {part: patch for axis in figure.axes for part, patch in _legend(axis).items()}
         parts = [part for part in (*PARTS, REST) if part in drawn]
-        figure.legend(
-            [drawn[part] for part in parts],
-            parts,
-            loc="outside lower center",
-            ncols=len(parts),
-            columnspacing=1.2,
-            handlelength=1.2,
-            handletextpad=0.5,
-            frameon=False,
-            fontsize=8,
-        )
+        narrow = dict(columnspacing=1.2, handlelength=1.2, handletextpad=0.5)
+        style = dict(loc="outside lower center", ncols=len(parts), frameon=False, fontsize=8)
+        figure.legend([drawn[part] for part in parts], parts, **style, **narrow)
         _save(path, figure)
 
 
@@ -71,9 +63,6 @@ def draw_presets(path: Path, heading: str, times: dict[str, dict[str, float]]) -
         heading: Hardware and versions.
         times: Milliseconds of each preset, none among them, of each case.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.7 * len(times) + 2.6, 4), layout="constrained")
@@ -108,9 +97,6 @@ def _hardware(env: dict) -> str:
 
 def _figure(env: dict, panels: list, draw: Callable, width: float, height: float):
     """A grid of panels (inches each) under a title with the hardware; ``draw(axis, panel)``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     columns = min(2, len(panels))

@@ -1,6 +1,5 @@
 """The benchmark tool: an honest peer, right counts, complete reports, clear errors. No timings."""
 
-import json
 import subprocess
 import sys
 
@@ -34,13 +33,6 @@ SIZE = (128, 160)
 PEERED = [preset for preset in networks.PRESETS if not preset.endswith(("turbo", "auto", "prop"))]
 """What the peer has as well: the authors do not reuse slot maps."""
 
-MIXED = [
-    dict(q_mode="n1d", q_s=2, kv_mode="bsm", kv_r=0.6, kv_sx=2, kv_sy=2),
-    dict(q=dict(mode="n2d", stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2))),
-    dict(q_mode="bsm", q_r=0.5, q_sx=2, q_sy=3),
-    dict(),
-]
-
 
 def outputs(model, variants, size=SIZE, batch=1):
     """`{(variant, pipeline): output}` on one set of weights and one input, in float32."""
@@ -57,9 +49,9 @@ def outputs(model, variants, size=SIZE, batch=1):
 
 
 @pytest.fixture(scope="module")
-def b0_outputs():
+def b0_outputs(mixed):
     model = networks.preset_model("b0", PEERED)
-    model.variants["mixed"] = {"tome_cfg": MIXED}
+    model.variants["mixed"] = {"tome_cfg": mixed}
     return outputs(model, model.variants, batch=2)
 
 
@@ -113,30 +105,10 @@ def test_peer_refuses_a_strategy_it_does_not_have():
 
 
 @pytest.mark.parametrize("of_peer", [False, True])
-def test_flops_of_one_block_by_hand(of_peer):
+def test_flops_of_one_block_by_hand(one_block, of_peer):
     """8x8 tokens of 8 channels; 32 queries stay, 16 reduced keys/values become 4."""
-    tome_cfg = [
-        dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2)))
-    ]
-    backbone = dict(
-        type="mmseg_tome.MixVisionTransformer",
-        embed_dims=8,
-        num_stages=1,
-        num_layers=[1],
-        num_heads=[1],
-        patch_sizes=[7],
-        strides=[4],
-        sr_ratios=[2],
-        out_indices=(0,),
-    )
-    net = networks.build(
-        networks.Model("tiny", backbone, {"type": ""}),
-        {"tome_cfg": tome_cfg},
-        of_peer,
-        part="backbone",
-    )
-    image = torch.randn(1, 3, 32, 32)
-    _, flops = count_flops(lambda: net(image))
+    _, forward = one_block(of_peer)
+    _, flops = count_flops(forward)
     multiply_adds = {
         "patch embedding, 7x7": 64 * 3 * 49 * 8,
         "spatial reduction, 2x2": 16 * 8 * 4 * 8,
@@ -188,32 +160,8 @@ def test_summary():
 # --- models from configs ---
 
 
-@pytest.fixture
-def tiny_config(tmp_path):
-    """Write a config of a tiny SegFormer; its merging is the argument."""
-    text = """
-model = dict(
-    type="EncoderDecoder",
-    backbone=dict(
-        type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-        num_heads=[1, 2, 5, 8], tome_cfg={tome_cfg},
-        init_cfg=dict(type="Pretrained", checkpoint="http://nowhere.invalid/mit.pth")),
-    decode_head=dict(
-        type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-        channels=16, num_classes=5, norm_cfg=dict(type="SyncBN", requires_grad=True)))
-crop_size = (64, 96)
-"""
-
-    def write(name, tome_cfg=None):
-        path = tmp_path / f"{name}.py"
-        path.write_text(text.format(tome_cfg=repr(tome_cfg)))
-        return str(path)
-
-    return write
-
-
-def test_configs_that_differ_in_merging_share_a_model(tiny_config):
-    (model,) = networks.config_models([tiny_config("a", "hq"), tiny_config("b", MIXED)])
+def test_configs_that_differ_in_merging_share_a_model(tiny_config, mixed):
+    (model,) = networks.config_models([tiny_config("a", "hq"), tiny_config("b", mixed)])
     assert list(model.variants) == ["none", "a", "b"]
     assert model.size == (64, 96)
     assert model.head["norm_cfg"]["type"] == "BN"
@@ -263,14 +211,9 @@ def test_checkpoint(tiny_config, tmp_path):
 # --- whole runs ---
 
 
-def run(tmp_path, *args):
-    code = benchmark.main([*args, "--rounds", "2", "--out", str(tmp_path / "out")])
-    return code, json.loads((tmp_path / "out" / "benchmark.json").read_text())
-
-
-def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
+def test_a_run_reports_everything(run, tmp_path, capsys, tiny_config):
     config = tiny_config("tiny_fast", "fast")
-    code, found = run(tmp_path, "--configs", config, "--size", "64x64", "96x128", "--batch", "2")
+    code, found = run("--configs", config, "--size", "64x64", "96x128", "--batch", "2")
     assert code == 0
     rows = found["results"]
     assert [(r["size"], r["variant"], r["pipeline"]) for r in rows] == [
@@ -304,9 +247,9 @@ def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
         assert expected in printed
 
 
-def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
+def test_a_run_of_every_pipeline(run, capsys, tiny_config):
     flags = ["--fused-peer", "--graphs"]
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "hq"), *flags)
+    code, found = run("--configs", tiny_config("tiny", "hq"), *flags)
     assert code == 0
     ours, graphs, stock, fused = found["results"][4:]
     assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(networks.RECIPES)[:4]
@@ -321,8 +264,8 @@ def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
     assert "Launch, ours:" not in printed
 
 
-def test_a_run_of_training(tmp_path, capsys, tiny_config):
-    code, found = run(tmp_path, "--configs", tiny_config("tiny"), "--train", "--fused-peer")
+def test_a_run_of_training(run, tmp_path, capsys, tiny_config):
+    code, found = run("--configs", tiny_config("tiny"), "--train", "--fused-peer")
     assert code == 0
     rows = found["results"]
     assert [r["pipeline"] for r in rows] == ["ours", "peer", "fused peer"]
@@ -336,9 +279,9 @@ def test_a_run_of_training(tmp_path, capsys, tiny_config):
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_backbone_alone_without_peer_under_autocast(tmp_path, tiny_config):
+def test_backbone_alone_without_peer_under_autocast(run, tiny_config):
     flags = ["--part", "backbone", "--no-peer", "--dtype", "bfloat16", "--autocast"]
-    code, found = run(tmp_path, "--configs", tiny_config("tiny"), *flags)
+    code, found = run("--configs", tiny_config("tiny"), *flags)
     (row,) = found["results"]
     assert code == 0
     assert row["size"] == "64x96"  # the config's
@@ -346,24 +289,24 @@ def test_backbone_alone_without_peer_under_autocast(tmp_path, tiny_config):
     assert row["vs_peer"] is row["difference"] is None
 
 
-def test_a_different_function_fails_the_run(tmp_path, capsys, monkeypatch, tiny_config):
+def test_a_different_function_fails_the_run(run, capsys, monkeypatch, tiny_config):
     monkeypatch.setitem(
         peer.PRESETS, "n2d", (peer.StageMerges(q=peer.Merge("n2d", stride=(4, 4))),) * 4
     )
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "n2d"))
+    code, found = run("--configs", tiny_config("tiny", "n2d"))
     assert code == 1
     assert found["results"][2]["difference"] > bench.MAX_DIFFERENCE["float32"]
     assert "tiny: outputs differ from the peer's by" in capsys.readouterr().err
-    code, _ = run(tmp_path, "--configs", tiny_config("tiny", "n2d"), "--no-check")
+    code, _ = run("--configs", tiny_config("tiny", "n2d"), "--no-check")
     assert code == 0
 
 
-def test_a_peer_that_fails_does_not_take_the_run_along(tmp_path, monkeypatch, tiny_config):
+def test_a_peer_that_fails_does_not_take_the_run_along(run, monkeypatch, tiny_config):
     def fail(self, x, hw_shape, identity=None):
         raise RuntimeError("out of memory\nand a long story")
 
     monkeypatch.setattr(peer.PeerAttention, "forward", fail)
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "n2d"))
+    code, found = run("--configs", tiny_config("tiny", "n2d"))
     assert code == 0
     ours, failed = found["results"][2:]
     assert failed["error"] == "RuntimeError: out of memory"

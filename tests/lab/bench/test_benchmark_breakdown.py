@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import json
 
 import pytest
 import torch
@@ -60,30 +59,6 @@ def b0():
         return net, forward
 
     return build
-
-
-def tiny(of_peer=False):
-    """One block, as in test_benchmark: 8x8 tokens of 8 channels, 32 queries, 16 to 4 keys."""
-    tome_cfg = [
-        dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2)))
-    ]
-    backbone = dict(
-        type="mmseg_tome.MixVisionTransformer",
-        embed_dims=8,
-        num_stages=1,
-        num_layers=[1],
-        num_heads=[1],
-        patch_sizes=[7],
-        strides=[4],
-        sr_ratios=[2],
-        out_indices=(0,),
-    )
-    model = networks.Model("tiny", backbone, {"type": ""})
-    net = networks.build(model, {"tome_cfg": tome_cfg}, of_peer, part="backbone")
-    image = torch.randn(1, 3, 32, 32)
-    forward = torch.inference_mode()(lambda: net(image))
-    forward()
-    return net, forward
 
 
 # --- what operators move ---
@@ -264,8 +239,8 @@ def test_a_fused_part_moves_only_what_others_give_and_take():
 # --- which part runs when ---
 
 
-def test_nested_parts_return_to_the_call_around_them():
-    net, forward = tiny()
+def test_nested_parts_return_to_the_call_around_them(one_block):
+    net, forward = one_block()
     calls = [parts.Call(parts.OTHER)]
     with parts.watch(net, calls.append):
         forward()
@@ -281,9 +256,9 @@ def test_nested_parts_return_to_the_call_around_them():
 
 
 @pytest.mark.parametrize("of_peer", [False, True])
-def test_parts_of_one_block_by_hand(of_peer):
+def test_parts_of_one_block_by_hand(one_block, of_peer):
     """The same FLOPs as in test_benchmark, each in its part, and the bytes of two parts."""
-    found = floor.floors(*floor.record(*tiny(of_peer)), BYTE_RATES)
+    found = floor.floors(*floor.record(*one_block(of_peer)), BYTE_RATES)
     multiply_adds = {
         "embedding": 64 * 3 * 49 * 8,
         "reduction": 16 * 8 * 4 * 8,
@@ -407,8 +382,8 @@ def test_milliseconds_on_a_gpu_are_those_of_kernels_by_where_they_were_launched(
     assert found == {"ffn": 1.75, "match": 0.064}
 
 
-def test_a_trace_holds_every_piece_of_every_part():
-    net, forward = tiny()
+def test_a_trace_holds_every_piece_of_every_part(one_block):
+    net, forward = one_block()
     calls = [parts.Call(parts.OTHER)]
     with parts.watch(net, calls.append):
         forward()
@@ -455,14 +430,11 @@ def test_convolutions_may_use_tf32_where_products_do_not(monkeypatch):
 # --- whole runs ---
 
 
-def run(tmp_path, *args):
-    out = ["--rounds", "1", "--size", "64x96", "--out", str(tmp_path / "out")]
-    code = benchmark.main(["--models", "b0", *args, *out])
-    return code, json.loads((tmp_path / "out" / "benchmark.json").read_text())
+SMALL = ("--models", "b0", "--size", "64x96")
 
 
-def test_a_run_reports_the_breakdown(tmp_path, capsys):
-    code, found = run(tmp_path, "--presets", "none", "hq", "--breakdown", "--batch", "2")
+def test_a_run_reports_the_breakdown(run, tmp_path, capsys):
+    code, found = run(*SMALL, "--presets", "none", "hq", "--breakdown", "--batch", "2", rounds=1)
     assert code == 0
     device = found["environment"]["rates"]["cpu"]
     assert device["copy_gb_per_s"] > 0
@@ -482,8 +454,8 @@ def test_a_run_reports_the_breakdown(tmp_path, capsys):
         assert expected in printed
 
 
-def test_without_the_option_nothing_changes(tmp_path, capsys):
-    _, found = run(tmp_path, "--presets", "none", "--no-peer")
+def test_without_the_option_nothing_changes(run, tmp_path, capsys):
+    _, found = run(*SMALL, "--presets", "none", "--no-peer", rounds=1)
     assert "breakdown" not in found["results"][0]
     assert "breakdown" not in found["definitions"]
     assert "rates" not in found["environment"]
@@ -491,12 +463,12 @@ def test_without_the_option_nothing_changes(tmp_path, capsys):
     assert "Where the time goes" not in capsys.readouterr().out
 
 
-def test_a_breakdown_that_fails_keeps_the_latency(tmp_path, capsys, monkeypatch):
+def test_a_breakdown_that_fails_keeps_the_latency(run, capsys, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory\nand a long story")
 
     monkeypatch.setattr(floor, "record", fail)
-    code, found = run(tmp_path, "--presets", "none", "--no-peer", "--breakdown")
+    code, found = run(*SMALL, "--presets", "none", "--no-peer", "--breakdown", rounds=1)
     (row,) = found["results"]
     assert code == 1
     assert row["latency_ms"]["median"] > 0

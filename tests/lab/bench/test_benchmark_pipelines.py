@@ -1,5 +1,7 @@
 """The pipelines beside ours and the peer: it fused, it compiled, ours by CUDA graphs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
@@ -26,29 +28,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SIZE = (64, 96)
-BACKBONE = dict(
-    type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-    num_heads=[1, 2, 5, 8],
-)  # fmt: skip
-HEAD = dict(
-    type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-    channels=16, num_classes=5, norm_cfg=dict(type="BN"),
-)  # fmt: skip
-MIXED = [
-    dict(q=dict(mode="n1d", stride=2), kv=dict(mode="bsm", ratio=0.6, stride=(2, 2))),
-    dict(q=dict(mode="n2d", stride=(2, 2))),
-    dict(),
-    dict(),
-]
 PEERS = ("peer", "fused peer")
-VARIANTS = {name: networks.PRESETS[name] for name in ("none", "hq", "n2d")} | {
-    "mixed": dict(tome_cfg=MIXED)
-}
+VARIANTS = ("none", "hq", "n2d", "mixed")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return networks.Model("tiny", BACKBONE, HEAD, variants=VARIANTS)
+def model(tiny_model):
+    return tiny_model(VARIANTS)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +49,7 @@ def weights(model):
 
 
 def case_of(model, variants=("none", "hq"), dtype="float32", **settings):
-    only = networks.Model(
-        model.name, model.backbone, model.head, variants={v: VARIANTS[v] for v in variants}
-    )
+    only = replace(model, variants={v: model.variants[v] for v in variants})
     return cases.Case(only, SIZE, 2, dtype, CPU, cases.Settings(rounds=1, warmup=0, **settings))
 
 
@@ -369,7 +353,7 @@ def test_launch_is_read_off_the_network(model):
 def test_the_compiled_stock_is_captured(model, weights, train):
     torch._dynamo.reset()
     case = case_of(model, ["none"], peer=False, compiled_peer=True, train=train)
-    case = cases.Case(case.model, SIZE, 2, "float32", torch.device("cuda"), case.settings)
+    case = replace(case, device=torch.device("cuda"))
     run_case = training.run_case if train else inference.run_case
     _, stock = run_case(case, weights)
     assert stock["error"] is None
@@ -379,7 +363,7 @@ def test_the_compiled_stock_is_captured(model, weights, train):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_cuda_graphs_are_captured_and_agree(model, weights):
     case = case_of(model, ["none", "n2d"], graphs=True)
-    case = cases.Case(case.model, SIZE, 2, "float32", torch.device("cuda"), case.settings)
+    case = replace(case, device=torch.device("cuda"))
     for row in inference.run_case(case, weights):
         assert row["error"] is None
         if row["pipeline"] == "ours, graphs":

@@ -1,6 +1,7 @@
 """Steps of training: what they compute, from where they start, what is reported. No timings."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,29 +26,19 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SIZE = (64, 96)
-BACKBONE = dict(
-    type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-    num_heads=[1, 2, 5, 8],
-)  # fmt: skip
-HEAD = dict(
-    type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-    channels=16, num_classes=5, norm_cfg=dict(type="BN"),
-)  # fmt: skip
 RECIPES = (networks.OURS, networks.PEER, networks.FUSED_PEER)
 
 
-def model_of(drop=0.1, variants=("none", "hq")):
-    backbone = BACKBONE | dict(drop_path_rate=drop)
-    head = HEAD | dict(dropout_ratio=drop)
-    return networks.Model(
-        "tiny", backbone, head, variants={v: networks.PRESETS[v] for v in variants}
-    )
+@pytest.fixture(scope="module")
+def case_of(tiny_model):
+    """A case of named variants of a tiny model, or of a model."""
 
+    def make(variants=("none", "hq"), drop=0.1, model=None, dtype="float32", size=SIZE, **settings):
+        options = dict(train=True, rounds=3, warmup=0, fused_peer=True) | settings
+        model = model or tiny_model(variants, drop)
+        return cases.Case(model, size, 2, dtype, CPU, cases.Settings(**options))
 
-def case_of(model=None, dtype="float32", size=SIZE, **settings):
-    options = dict(train=True, rounds=3, warmup=0, fused_peer=True) | settings
-    model = model or model_of()
-    return cases.Case(model, size, 2, dtype, CPU, cases.Settings(**options))
+    return make
 
 
 def weights_of(case):
@@ -67,7 +58,7 @@ def step_of(case, variant="none", recipe=networks.OURS, weights=None):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_step_trains(recipe):
+def test_a_step_trains(case_of, recipe):
     case = case_of()
     net, step = step_of(case, "hq", recipe)
     assert all(module.training for module in net.modules())
@@ -80,8 +71,8 @@ def test_a_step_trains(recipe):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_all_pipelines_compute_the_same_loss_and_update_without_dropout():
-    case = case_of(model_of(drop=0.0))
+def test_all_pipelines_compute_the_same_loss_and_update_without_dropout(case_of):
+    case = case_of(drop=0.0)
     weights, losses = weights_of(case), {}
     for recipe in RECIPES:
         for variant in case.model.variants:
@@ -95,15 +86,15 @@ def test_all_pipelines_compute_the_same_loss_and_update_without_dropout():
     assert not losses["none", "ours"].equal(losses["hq", "ours"])
 
 
-def test_dropout_is_as_configured():
+def test_dropout_is_as_configured(case_of):
     losses = []
     for drop in (0.0, 0.5):
-        _, step = step_of(case_of(model_of(drop)))
+        _, step = step_of(case_of(drop=drop))
         losses.append(float(step()))
     assert losses[0] != losses[1]
 
 
-def test_the_loss_is_that_of_mmseg():
+def test_the_loss_is_that_of_mmseg(case_of):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
@@ -128,11 +119,11 @@ def test_the_loss_is_that_of_mmseg():
 
 
 @pytest.mark.parametrize("part", ["model", "backbone"])
-def test_without_classes_the_loss_is_a_mean_squared_error(repo, part):
+def test_without_classes_the_loss_is_a_mean_squared_error(case_of, repo, part):
     pytest.importorskip("mmpose")
     file = repo / "configs/b0/segformerpp_b0_hq_coco.py"
     (model,) = networks.config_models([str(file)])
-    case = case_of(model, size=(64, 48), part=part)
+    case = case_of(model=model, size=(64, 48), part=part)
     net, step = step_of(case, file.stem)
     assert all(module.training for module in net.modules())
     shape = (2, 17, 16, 12) if part == "model" else (2, 256, 2, 2)
@@ -142,7 +133,7 @@ def test_without_classes_the_loss_is_a_mean_squared_error(repo, part):
     assert float(step()) > float(step())
 
 
-def test_only_float16_scales_its_loss(monkeypatch):
+def test_only_float16_scales_its_loss(case_of, monkeypatch):
     scaled = []
 
     class Scaler(torch.amp.GradScaler):
@@ -189,9 +180,9 @@ def test_flops_of_attentions_gradient():
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(case_of):
     """A case, its weights before and after, its rows, and how often progress was reported."""
-    case, steps = case_of(model_of(variants=["hq"])), []
+    case, steps = case_of(["hq"]), []
     weights = weights_of(case)
     before = {key: value.clone() for key, value in weights["ours"].items()}
     rows = training.run_case(case, weights, lambda: steps.append(None))
@@ -238,7 +229,7 @@ def test_the_weights_given_stay_what_they_were(measured):
     assert all(value.equal(before[key]) for key, value in weights["ours"].items())
 
 
-def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
+def test_both_passes_start_alike_and_hold_one_variant_at_a_time(case_of, monkeypatch):
     nets, losses = [], []
     build, make_step = training.build, training.training_step
 
@@ -255,7 +246,7 @@ def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
 
     monkeypatch.setattr(training, "build", watched_build)
     monkeypatch.setattr(training, "training_step", watched_step)
-    case = case_of(model_of(variants=["hq"]), rounds=2, fused_peer=False)
+    case = case_of(["hq"], rounds=2, fused_peer=False)
     training.run_case(case, weights_of(case))
     assert len(nets) == 2 * 2
     for first, second in zip(losses[:2], losses[2:], strict=True):
@@ -263,15 +254,15 @@ def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
     assert losses[0] != losses[1]
 
 
-def test_one_round_needs_one_pass():
-    case = case_of(model_of(variants=["none"]), rounds=1, fused_peer=False)
+def test_one_round_needs_one_pass(case_of):
+    case = case_of(["none"], rounds=1, fused_peer=False)
     steps = []
     rows = training.run_case(case, weights_of(case), lambda: steps.append(None))
     assert [len(row["samples_ms"]) for row in rows] == [1, 1]
     assert len(steps) == training.steps(case) == 4
 
 
-def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
+def test_a_peer_that_fails_does_not_take_the_run_along(case_of, monkeypatch):
     calls = []
 
     def fail(self, x, hw_shape, identity=None):
@@ -279,7 +270,7 @@ def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
         raise RuntimeError("out of memory\nand a long story")
 
     monkeypatch.setattr(peer.PeerAttention, "forward", fail)
-    case = case_of(model_of(variants=["hq"]), fused_peer=False, rounds=2)
+    case = case_of(["hq"], fused_peer=False, rounds=2)
     ours, failed = training.run_case(case, weights_of(case))
     assert failed["error"] == "RuntimeError: out of memory"
     assert failed["latency_ms"] is failed["vs_none"] is None
@@ -290,9 +281,9 @@ def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_steps_on_a_gpu(dtype):
+def test_steps_on_a_gpu(case_of, dtype):
     case = case_of(dtype=dtype, autocast=dtype != "float32")
-    case = cases.Case(case.model, SIZE, 2, dtype, torch.device("cuda"), case.settings)
+    case = replace(case, device=torch.device("cuda"))
     for row in training.run_case(case, weights_of(case)):
         assert row["error"] is None
         assert row["memory_mib"] > 0

@@ -198,15 +198,12 @@ def config_path(model: str, preset: str, what: str) -> Path:
     Raises:
         UsageError: There is none.
     """
-    folder, stem = (
-        (CONFIGS, "segformerpp") if model == "b5" else (CONFIGS / model, f"segformerpp_{model}")
-    )
-    path = folder / f"{stem}_{preset}_{what}.py"
-    if not path.is_file() and what.endswith("_whole"):
-        path = folder / f"{stem}_{preset}_{what.removesuffix('_whole')}.py"
-    if not path.is_file():
-        raise UsageError(f"there is no config {path.relative_to(CONFIGS.parent)}")
-    return path
+    stem = "segformerpp" if model == "b5" else f"{model}/segformerpp_{model}"
+    for name in (what, what.removesuffix("_whole")):
+        path = CONFIGS / f"{stem}_{preset}_{name}.py"
+        if path.is_file():
+            return path
+    raise UsageError(f"there is no config {path.relative_to(CONFIGS.parent)}")
 
 
 def build(cfg: Config) -> torch.nn.Module:
