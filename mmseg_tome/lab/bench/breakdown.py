@@ -106,12 +106,15 @@ def times_of_parts(events: Iterable[dict]) -> dict[str, float]:
     marks.sort(key=lambda mark: mark["ts"])
     starts = [mark["ts"] for mark in marks]
     launched = {e["args"]["correlation"]: e["ts"] for kind in _LAUNCHES for e in kinds[kind]}
-    work = [e for kind in _GPU_WORK for e in kinds[kind] if e["args"]["correlation"] in launched]
-    owners = [
-        marks[bisect_right(starts, launched[e["args"]["correlation"]]) - 1]["name"] for e in work
-    ]
-    pieces = zip(owners, work, strict=True) if work else ((mark["name"], mark) for mark in marks)
+    pieces = [(mark, mark["dur"]) for mark in marks]
+    if work := [event for kind in _GPU_WORK for event in kinds[kind]]:
+        begun = [launched.get(event["args"]["correlation"], 0.0) for event in work]
+        pieces = [
+            (marks[bisect_right(starts, at) - 1], event["dur"])
+            for at, event in zip(begun, work, strict=True)
+            if at >= starts[0]
+        ]
     ms: dict[str, float] = defaultdict(float)
-    for name, event in pieces:
-        ms[name.removeprefix(_MARK)] += event["dur"] / 1e3
+    for mark, microseconds in pieces:
+        ms[mark["name"].removeprefix(_MARK)] += microseconds / 1e3
     return dict(ms)

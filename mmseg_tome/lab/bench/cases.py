@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmseg_tome.errors import first_line
 from mmseg_tome.runtime.precision import DTYPES as HALF
 
-from . import flops, measure, networks, results
+from . import flops, measure, networks, peer, results
 from .networks import Model, Pipeline, Recipe
 
 Weights = dict[str, dict[str, Tensor]]
@@ -135,7 +135,7 @@ class Case:
         options, part = self.model.variants[variant], self.settings.part
         net = networks.build(self.model, options, recipe.of_peer, part)
         if recipe.fused:
-            networks.peer.fuse_attention(net.backbone)
+            peer.fuse_attention(net.backbone)
         return net
 
     def new_row(self, variant: str, recipe: Recipe) -> dict:

@@ -137,8 +137,7 @@ def _model(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
     size = cfg.get("crop_size") or cfg.model.get("data_preprocessor", {}).get("size")
     if "codec" in cfg and "input_size" in cfg.codec:
         size = cfg.codec.input_size[::-1]  # MMPose says (w, h)
-    parts = map(_for_one_process, (backbone, head, model.get("neck")))
-    backbone, head, neck = parts
+    backbone, head, neck = map(_for_one_process, (backbone, head, model.get("neck")))
     scope = cfg.get("default_scope") or "mmseg"
     return Model(name, backbone, head, scope, variants, tuple(size) if size else None, neck)
 

@@ -368,11 +368,13 @@ def test_losses_are_compared_step_by_step(tmp_path):
         (work_dir / "now" / "vis_data" / "scalars.json").write_text("\n".join(lines))
         return 0, ""
 
-    (runs,) = losses.runs_of("b0", ["none"], ["float32"], [1])
-    assert [run.launch for run in runs] == ["graphs", "eager", "eager"]
-    assert len({run.name for run in runs}) == 3
+    (compared,) = losses.runs_of("b0", ["none"], ["float32"], [1])
+    assert {key: run.launch for key, run in compared.items()} == {
+        "graphs": "graphs", "eager": "eager", "again": "eager",
+    }  # fmt: skip
+    assert len({run.name for run in compared.values()}) == 3
     place = Workspace(tmp_path, SIZE)
-    row = losses.compare(place, runs, [], runs.Budget(), tool)
+    row = losses.compare(place, compared, [], runs.Budget(), tool)
     assert row["steps"] == 2
     assert row["difference"] == pytest.approx(0.02)
     assert row["noise"] == pytest.approx(0.01)

@@ -186,8 +186,15 @@ def inductor():
         pytest.skip(f"inductor cannot compile here: {str(error).splitlines()[0]}")
 
 
-def test_the_compiled_stock_is_the_peer_compiled(model, weights, inductor):
-    case = case_of(model, ["hq"], peer=False, compiled_peer=True)
+def test_the_compiled_stock_is_the_peer_compiled(model, inductor):
+    """Of one stage: inductor is slow."""
+    one = dict(num_stages=1, num_layers=[1], num_heads=[1], patch_sizes=[7], strides=[4])
+    backbone = model.backbone | one | dict(sr_ratios=[2], out_indices=(0,))
+    head = model.head | dict(in_channels=[8], in_index=[0])
+    merging = [dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)))]
+    small = replace(model, backbone=backbone, head=head, variants={"q": dict(tome_cfg=merging)})
+    case = case_of(small, ["q"], peer=False, compiled_peer=True)
+    weights = bench.initial_weights(small, benchmark.parse_args([]))
     ours, stock = inference.run_case(case, weights)
     assert stock["error"] is None
     assert (stock["pipeline"], stock["launch"]) == ("compiled stock", "torch.compile")
