@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    {"errors", "config", "config_datasets", "files", "processes", "compat", "registry", ""},
+    {
+        "errors",
+        "config",
+        "config_datasets",
+        "config_names",
+        "files",
+        "processes",
+        "compat",
+        "registry",
+        "",
+    },
     {"ops"},
     {"merging"},
     {"nets", "huggingface"},
