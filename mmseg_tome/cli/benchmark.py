@@ -115,7 +115,7 @@ def add_as_typed(parser: argparse.ArgumentParser) -> None:
 
 main = command(
     parse_args,
-    "mmseg_tome.lab.bench.main:benchmark",
+    "mmseg_tome.lab.bench.benchmark:benchmark",
     "benchmark.py",
     "cases finished so far are in the JSON",
 )

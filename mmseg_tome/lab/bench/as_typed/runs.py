@@ -1,24 +1,28 @@
-"""Running commands as a user does, each in a process of its own."""
+"""Running the commands: each as a user does, within a time limit, its GPU memory watched."""
 
 from __future__ import annotations
 
+import io
 import os
-import signal
+import shutil
 import socket
 import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmseg_tome.files import TOOLS
+from mmseg_tome import processes
 
-from . import logs, sampling
+from . import logs
 from .variants import Run, Workspace
 
 TAIL = 4000
 """Characters of a failed run's output that reports keep."""
+INTERVAL_MS = 500
+"""Between two looks at the memory."""
 
 
 @dataclass
@@ -53,46 +57,22 @@ Execute = Callable[[list[str], Path, float | None], tuple[int, str]]
 """Runs a command in a folder for at most so many seconds: exit code and output."""
 
 
-def environment() -> dict[str, str]:
-    """This checkout first, this interpreter as `python`, without the marks of a launcher."""
-    paths = [str(TOOLS.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    own = {
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    own["PORT"] = os.environ.get("PORT") or _free_port()  # of dist_train.sh
-    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
-    return {k: v for k, v in os.environ.items() if k not in launcher} | own
+def execute(command: list[str], folder: Path, timeout: float | None) -> tuple[int, str]:
+    """Run a command and all that it starts; `TimeoutError` with its output if it takes longer."""
+    output = io.StringIO()
+    env = processes.environment(PORT=os.environ.get("PORT") or _free_port())  # of dist_train.sh
+    try:
+        with processes.showing_progress("running") as show:
+            code = processes.run(command, output, show=show, timeout=timeout, cwd=folder, env=env)
+    except TimeoutError:
+        raise TimeoutError(output.getvalue()) from None
+    return code, output.getvalue()
 
 
 def _free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
-
-
-def execute(command: list[str], folder: Path, timeout: float | None) -> tuple[int, str]:
-    """Run a command and all that it starts; `TimeoutError` if it takes longer."""
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment(),
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except BaseException as stop:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        if isinstance(stop, subprocess.TimeoutExpired):
-            raise TimeoutError(output) from None
-        raise
-    return process.returncode, output
 
 
 def run(
@@ -104,18 +84,17 @@ def run(
         return Outcome(work_dir, "", None, 0.0, "not run: the time limit was reached")
     began = time.monotonic()
     error = None
-    with sampling.peak_memory() as peak:
+    with peak_memory() as peak:
         try:
             code, output = start(command, workspace.root, budget.left)
         except TimeoutError as stopped:
             code, output, error = 0, str(stopped), "stopped: the time limit was reached"
     if code:
-        lines = [line for line in output.splitlines() if line.strip()]
-        error = f"exit code {code}: {lines[-1].strip() if lines else ''}"
+        error = f"exit code {code}: {processes.last_line(output)}"
     return Outcome(work_dir, output, peak.mib, time.monotonic() - began, error)
 
 
-def measure(row: dict, outcome: Outcome, warmup: int) -> None:
+def fill(row: dict, outcome: Outcome, warmup: int) -> None:
     """Fill a row with what a run's log says."""
     text = logs.read_log(outcome.work_dir)
     row["said"] = logs.said(f"{text}\n{outcome.output}")
@@ -128,8 +107,7 @@ def measure(row: dict, outcome: Outcome, warmup: int) -> None:
         kept = logs.steady(windows, warmup)
     except ValueError as error:
         row["error"] = row["error"] or str(error)
-        kept = []
-    if kept:
+    else:
         row["seconds"] = sum(w.time for w in kept) / len(kept)
         row["data_share"] = sum(w.data_time for w in kept) / sum(w.time for w in kept)
         # Of all windows: mm resets the peak with each, and graphs are captured in the warm-up.
@@ -138,3 +116,46 @@ def measure(row: dict, outcome: Outcome, warmup: int) -> None:
         row["metrics"] = logs.read_metrics(outcome.work_dir)
     if row["error"]:
         row["output_tail"] = outcome.output[-TAIL:]
+
+
+def query(fields: str) -> list[list[str]]:
+    """`nvidia-smi`'s answer, a list of fields for each GPU; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    done = subprocess.run(_question(fields), text=True, capture_output=True)
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [[field.strip() for field in line.split(",")] for line in lines if line.strip()]
+
+
+def _question(fields: str) -> list[str]:
+    return ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+
+
+class Peak:
+    """What was seen: ``mib`` is the largest use of one GPU, None without a GPU."""
+
+    mib: float | None = None
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Watch the memory in use on the GPUs while the body runs; the peak is there afterwards.
+
+    That is more than torch's peak of allocated memory in mm's log: it holds cached blocks, the
+    private pools of CUDA graphs, and what libraries and the driver take.
+    """
+    peak = Peak()
+    if not query("memory.used"):
+        yield peak
+        return
+    command = [*_question("memory.used"), f"--loop-ms={INTERVAL_MS}"]
+    with tempfile.TemporaryFile("w+") as seen:
+        watcher = subprocess.Popen(command, stdout=seen)
+        try:
+            yield peak
+        finally:
+            watcher.terminate()
+            watcher.wait()
+            seen.seek(0)
+            values = [float(line) for line in seen if line.strip().replace(".", "").isdigit()]
+            peak.mib = max(values, default=None)

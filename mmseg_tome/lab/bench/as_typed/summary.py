@@ -1,14 +1,14 @@
-"""What runs of the tools took: rows, ratios, tables."""
+"""What runs of the tools took: their rows, one row a variant with ratios, printed tables."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict
 
-from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from mmseg_tome.lab.bench.results import grouped, ratio
+from mmseg_tome.lab.bench.tables import NOTHING, Columns, cell, filled, new_table, red
 
 from .variants import STOCK, Run
 
@@ -42,9 +42,8 @@ def new_row(run: Run, batch: int, size: str) -> dict:
         *("command", "seconds", "data_share", "allocated_mib", "gpu_mib", "wall_s"),
         *("windows", "metrics", "said", "error"),
     )
-    return (
-        _key(run) | {"title": run.case.title, "batch": batch, "size": size} | dict.fromkeys(empty)
-    )
+    known = {"title": run.task.title, "batch": batch, "size": size}
+    return _key(run) | known | dict.fromkeys(empty)
 
 
 def losses_row(run: Run) -> dict:
@@ -54,44 +53,34 @@ def losses_row(run: Run) -> dict:
 
 
 def _key(run: Run) -> dict:
-    values = asdict(run)
-    return {key: values[key] for key in KEY if key != "case"} | {"case": run.case.name}
+    return {key: getattr(run, key) for key in KEY[1:]} | {"case": run.task.name}
 
 
 def summarise(rows: list[dict]) -> list[dict]:
     """One row a variant, over all rounds, with ratios."""
-    grouped: dict[tuple, list[dict]] = {}
-    for row in rows:
-        grouped.setdefault(tuple(row[key] for key in KEY), []).append(row)
-    table = [_merged(rounds) for rounds in grouped.values()]
+    table = [_merged(rounds) for rounds in grouped(rows, KEY)]
     by_key = {tuple(row[key] for key in KEY): row["seconds"] for row in table}
     for row in table:
-        training = row["case"] == "train"
-        case, model = row["case"], row["model"]
-        dtype = row["dtype"] if training else "float32"
-        stock = by_key.get((case, model, STOCK, dtype, "auto", row["gpus"]))
-        none = by_key.get((case, model, "none", row["dtype"], row["launch"], row["gpus"]))
-        alone = by_key.get((case, model, row["variant"], row["dtype"], row["launch"], 1))
-        row["vs_stock"] = _ratio(stock, row["seconds"])
-        row["vs_none"] = None if row["variant"] == STOCK else _ratio(none, row["seconds"])
-        speedup = _ratio(alone, row["seconds"])
-        row["speedup"] = speedup * row["gpus"] if speedup and row["gpus"] > 1 else None
+        case, model, variant, dtype, launch, gpus = (row[key] for key in KEY)
+        seconds, stocks = row["seconds"], dtype if case == "train" else "float32"
+        stock = by_key.get((case, model, STOCK, stocks, "auto", gpus))
+        none = by_key.get((case, model, "none", dtype, launch, gpus))
+        alone = by_key.get((case, model, variant, dtype, launch, 1))
+        row["vs_stock"] = ratio(stock, seconds)
+        row["vs_none"] = None if variant == STOCK else ratio(none, seconds)
+        speedup = ratio(alone, seconds)
+        row["speedup"] = speedup * gpus if speedup and gpus > 1 else None
     return table
-
-
-def _ratio(other: float | None, own: float | None) -> float | None:
-    return other / own if other and own else None
 
 
 def _merged(rounds: list[dict]) -> dict:
     row = {key: rounds[0][key] for key in (*KEY, "title", "batch", "size")}
     done = [r for r in rounds if r["seconds"] and not r["error"]]
     seconds = [r["seconds"] for r in done]
-    row["seconds"] = statistics.median(seconds) if seconds else None
-    row["spread"] = [min(seconds), max(seconds)] if seconds else None
-    row["per_image"] = row["seconds"] / row["batch"] if seconds else None
-    shares = [r["data_share"] for r in done]
-    row["data_share"] = statistics.median(shares) if shares else None
+    row["seconds"] = statistics.median(seconds) if done else None
+    row["spread"] = [min(seconds), max(seconds)] if done else None
+    row["per_image"] = row["seconds"] / row["batch"] if done else None
+    row["data_share"] = statistics.median(r["data_share"] for r in done) if done else None
     for key in ("allocated_mib", "gpu_mib"):
         row[key] = max((r[key] for r in done if r[key]), default=None)
     row["metrics"] = next((r["metrics"] for r in done if r["metrics"]), None)
@@ -99,54 +88,46 @@ def _merged(rounds: list[dict]) -> dict:
     return row
 
 
+_COLUMNS: Columns = {
+    "s": lambda row: cell(row["seconds"], "{:.4f}"),
+    "min-max": lambda row: "{:.4f}-{:.4f}".format(*row["spread"]) if row["spread"] else NOTHING,
+    "s/image": lambda row: cell(row["per_image"], "{:.4f}"),
+    "x stock": lambda row: cell(row["vs_stock"], "{:.2f}x"),
+    "x none": lambda row: cell(row["vs_none"], "{:.2f}x"),
+    "x 1 GPU": lambda row: cell(row["speedup"], "{:.2f}x"),
+    "data %": lambda row: cell(row["data_share"], "{:.0%}"),
+    "MiB": lambda row: cell(row["allocated_mib"], "{:.0f}"),
+    "MiB smi": lambda row: cell(row["gpu_mib"], "{:.0f}"),
+    "metric": lambda row: cell(_metric(row["metrics"] or {}), "{:.3f}"),
+}
+
+
 def print_tables(table: list[dict], console: Console) -> None:
     """One table a case and model."""
-    grouped: dict[tuple, list[dict]] = {}
-    for row in table:
-        grouped.setdefault((row["case"], row["model"]), []).append(row)
-    for rows in grouped.values():
+    for rows in grouped(table, ("case", "model")):
         console.print(_table(rows))
-
-
-_COLUMNS = {
-    "s": lambda row: _cell(row["seconds"], "{:.4f}"),
-    "min-max": lambda row: "{:.4f}-{:.4f}".format(*row["spread"]) if row["spread"] else "-",
-    "s/image": lambda row: _cell(row["per_image"], "{:.4f}"),
-    "x stock": lambda row: _cell(row["vs_stock"], "{:.2f}x"),
-    "x none": lambda row: _cell(row["vs_none"], "{:.2f}x"),
-    "x 1 GPU": lambda row: _cell(row["speedup"], "{:.2f}x"),
-    "data %": lambda row: _cell(row["data_share"], "{:.0%}"),
-    "MiB": lambda row: _cell(row["allocated_mib"], "{:.0f}"),
-    "MiB smi": lambda row: _cell(row["gpu_mib"], "{:.0f}"),
-    "metric": lambda row: _cell(_metric(row["metrics"]), "{:.3f}"),
-}
 
 
 def _table(rows: list[dict]) -> Table:
     first = rows[0]
     batch = f"{first['batch'] // first['gpus']}{' a GPU' if rows[-1]['gpus'] > 1 else ''}"
     heading = f"{first['title']}, {first['model']}, {first['size']}, batch {batch}"
-    columns = {k: cell for k, cell in _COLUMNS.items() if any(cell(row) != "-" for row in rows)}
+    columns = filled(_COLUMNS, rows)
     if all(row["batch"] == 1 for row in rows):
         columns.pop("s/image", None)
-    table = Table(title=heading, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
-    for name in ("variant", "switches"):
-        table.add_column(name, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(heading, ("variant", "switches"), columns)
     if any(row["error"] for row in rows):
         table.add_column("error")
     for row in rows:
-        cells = [cell(row) for cell in columns.values()]
-        error = [f"[red]{escape(row['error'])}[/red]"] if row["error"] else []
+        cells = [of(row) for of in columns.values()]
+        error = [red(row["error"])] if row["error"] else []
         table.add_row(row["variant"], _switches(row), *cells, *error)
     return table
 
 
 def print_losses(rows: list[dict], console: Console) -> None:
     """One table of all comparisons."""
-    title = "Losses of training, largest relative difference of a step"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    table = new_table("Losses of training, largest relative difference of a step", (), ())
     names = ("variant", "switches", "steps", "first loss", "last loss")
     for name in (*names, "graphs : eager", "eager : eager", "error"):
         table.add_column(name)
@@ -155,12 +136,12 @@ def print_losses(rows: list[dict], console: Console) -> None:
         table.add_row(
             row["variant"],
             _switches(row | {"launch": "auto"}),
-            str(row["steps"] or "-"),
-            _cell(eager[0], "{:.5f}"),
-            _cell(eager[-1], "{:.5f}"),
-            _cell(row["difference"], "{:.1e}"),
-            _cell(row["noise"], "{:.1e}"),
-            f"[red]{escape(row['error'])}[/red]" if row["error"] else "",
+            str(row["steps"] or NOTHING),
+            cell(eager[0], "{:.5f}"),
+            cell(eager[-1], "{:.5f}"),
+            cell(row["difference"], "{:.1e}"),
+            cell(row["noise"], "{:.1e}"),
+            red(row["error"]) if row["error"] else "",
         )
     console.print(table)
 
@@ -172,13 +153,6 @@ def _switches(row: dict) -> str:
     return ", ".join(named)
 
 
-def _metric(metrics: dict[str, float] | None) -> float | None:
+def _metric(metrics: dict[str, float]) -> float | None:
     """The metric that tables show."""
-    names = ("mIoU", "PCK@0.1/PCK", "coco/AP")
-    return (
-        next((metrics[name] for name in names if name in metrics or ()), None) if metrics else None
-    )
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    return next((metrics[m] for m in ("mIoU", "PCK@0.1/PCK", "coco/AP") if m in metrics), None)

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmseg_tome.config import TRUST_VARIABLE, check_counts, read_device, read_size
 from mmseg_tome.files import make_folder
-from mmseg_tome.lab.bench import cases, pipelines, plots, report, runner, training
-from mmseg_tome.lab.bench.as_typed import main as as_typed
-from mmseg_tome.lab.bench.cases import UsageError
+from mmseg_tome.lab.bench import inference, networks, plots, results, tables, training
+from mmseg_tome.lab.bench.as_typed import session as as_typed
+from mmseg_tome.lab.bench.cases import Case, Settings, Weights
+from mmseg_tome.lab.bench.networks import Model, UsageError
 from mmseg_tome.lab.bench.rates import Rates, measure_rates
 from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
 from mmseg_tome.runtime.precision import DTYPES as HALF
@@ -28,47 +29,38 @@ from mmseg_tome.runtime.precision import DTYPES as HALF
 MAX_DIFFERENCE = {"float32": 1e-2, "float64": 1e-4}
 
 
-def select_models(args: argparse.Namespace) -> list[cases.Model]:
+def benchmark(args: argparse.Namespace) -> int:
+    """Do what the command line says; 0 when everything was measured and agrees, 1 when not."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if args.as_typed is not None:
+        return as_typed.run(args, console)
+    models = select_models(args)
+    check_usage(args, models)
+    return run(args, models, console)
+
+
+def select_models(args: argparse.Namespace) -> list[Model]:
     """The models that the command line names."""
     names = args.models or ([] if args.configs else ["b0"])
-    for what, given, allowed in (
-        ("model", names, cases.NAMES),
-        ("preset", args.presets, tuple(cases.PRESETS)),
-    ):
-        if unknown := [name for name in given if name not in allowed]:
-            raise UsageError(f"unknown {what} {unknown[0]!r}; allowed: {', '.join(allowed)}")
+    networks.check_names("model", names, networks.NAMES)
+    networks.check_names("preset", args.presets, tuple(networks.PRESETS))
     presets = list(dict.fromkeys(args.presets))
-    models = [cases.preset_model(name, presets) for name in dict.fromkeys(names)]
-    return models + cases.config_models(list(dict.fromkeys(args.configs)))
+    models = [networks.preset_model(name, presets) for name in dict.fromkeys(names)]
+    return models + networks.config_models(list(dict.fromkeys(args.configs)))
 
 
-def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
+def check_usage(args: argparse.Namespace, models: list[Model]) -> None:
     """Refuse what cannot work before anything is built.
 
     Raises:
-        UsageError: says what and, where there is a way out, which.
+        UsageError: Says what and, where there is a way out, which.
     """
     check_counts(args, "rounds", "threads", "batch")
     for name in args.device:
         read_device(name)
-    if args.peer or args.fused_peer or args.compiled_peer:
-        try:
-            import tomesd.merge  # noqa: F401
-        except ImportError:
-            further = "--fused-peer" if args.fused_peer else "--compiled-peer"
-            without = (
-                f"leave out {further}"
-                if args.fused_peer or args.compiled_peer
-                else "pass --no-peer"
-            )
-            raise UsageError(
-                f"the peer pipeline needs tomesd: pip install tomesd, or {without}"
-            ) from None
+    check_combinations(args)
     if args.checkpoint and len(models) != 1:
         raise UsageError(f"--checkpoint fits one model, {len(models)} were given")
-    if args.autocast and not {"bfloat16", "float16"} >= set(args.dtype):
-        raise UsageError("--autocast needs --dtype bfloat16 or float16")
-    check_combinations(args)
     for model in models:
         if not model.is_segformer:  # building says what is wrong: a stage is something else there
             continue
@@ -88,37 +80,52 @@ def check_usage(args: argparse.Namespace, models: list[cases.Model]) -> None:
 
 
 def check_combinations(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that do not go together, or with what is installed.
 
     Raises:
-        UsageError: says which and why.
+        UsageError: Says which and why.
     """
+    further = [
+        option
+        for option, asked in (
+            ("leave out --fused-peer", args.fused_peer),
+            ("leave out --compiled-peer", args.compiled_peer),
+            ("pass --no-peer", args.peer),
+        )
+        if asked
+    ]
+    if further:
+        try:
+            import tomesd.merge  # noqa: F401
+        except ImportError:
+            way_out = f"pip install tomesd, or {further[0]}"
+            raise UsageError(f"the peer pipeline needs tomesd: {way_out}") from None
+    half = [name for name in args.dtype if name in HALF]
+    if args.autocast and set(args.dtype) - set(HALF):
+        raise UsageError("--autocast needs --dtype bfloat16 or float16")
     if args.graphs and args.compile:
         raise UsageError("--graphs and --compile are two ways to launch kernels: give one of them")
     if args.compiled_peer and args.compile:
         raise UsageError("--compile compiles the fused peer as well: leave out --compiled-peer")
-    if not args.train:
-        return
-    if args.breakdown:
+    if args.train and args.breakdown:
         raise UsageError("--breakdown takes a forward pass apart, not --train's steps")
-    half = [name for name in args.dtype if name in HALF]
-    if half and not args.autocast:
+    if args.train and half and not args.autocast:
         raise UsageError(f"--train keeps weights in float32: --dtype {half[0]} needs --autocast")
 
 
-def sizes_of(model: cases.Model, args: argparse.Namespace) -> list[tuple[int, int]]:
+def sizes_of(model: Model, args: argparse.Namespace) -> list[tuple[int, int]]:
     """The (H, W) to run a model at."""
     return [read_size(text) for text in args.size or ()] or [model.size or (1024, 1024)]
 
 
-def initial_weights(model: cases.Model, args: argparse.Namespace) -> runner.Weights:
+def initial_weights(model: Model, args: argparse.Namespace) -> Weights:
     """One set of weights for both pipelines, each in the memory format it builds them in."""
     torch.manual_seed(0)
-    net = cases.build(model, {}, of_peer=False, part=args.part)
+    net = networks.build(model, {}, of_peer=False, part=args.part)
     if args.checkpoint:
         if args.trust_checkpoint:
             os.environ[TRUST_VARIABLE] = "1"
-        cases.load_checkpoint(net, args.checkpoint)
+        networks.load_checkpoint(net, args.checkpoint)
     ours = net.state_dict()
     # Ours are channels-last. Stock weights are not, and a convolution follows its weight's
     # strides, even those of a 1x1 kernel, which `contiguous()` would leave as they are.
@@ -126,40 +133,30 @@ def initial_weights(model: cases.Model, args: argparse.Namespace) -> runner.Weig
     return {"ours": ours, "peer": stock}
 
 
-def benchmark(args: argparse.Namespace) -> int:
-    """Do what the command line says; 0 when everything was measured and agrees, 1 when not."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    if args.as_typed is not None:
-        return as_typed.run(args, console)
-    models = select_models(args)
-    check_usage(args, models)
-    return run(args, models, console)
-
-
-def run(args: argparse.Namespace, models: list[cases.Model], console: Console) -> int:
+def run(args: argparse.Namespace, models: list[Model], console: Console) -> int:
     """Measure every case and report; returns the exit code."""
     if args.threads:
         torch.set_num_threads(args.threads)
     make_folder(args.out)
     devices = [torch.device(name) for name in dict.fromkeys(args.device)]
-    env = report.environment(devices)
-    arguments = report.plain(args)
-    settings = runner.Settings(**{f.name: arguments[f.name] for f in fields(runner.Settings)})
+    env = results.environment(devices)
+    arguments = results.plain(args)
+    settings = Settings(**{f.name: arguments[f.name] for f in fields(Settings)})
     rates = device_rates(args, devices) if args.breakdown else {}
     rows: list[dict] = []
     for model in models:
         weights = initial_weights(model, args)
         for axes in itertools.product(sizes_of(model, args), args.batch, args.dtype, devices):
-            case = runner.Case(model, *axes, settings)
-            new = _with_progress(case, *measurement(case, weights, rates.get(case.device)))
-            report.print_case(new, console)
+            case = Case(model, *axes, settings)
+            new = measure_case(case, weights, rates.get(case.device))
+            tables.print_case(new, console)
             rows += new
             if rates:
-                report.print_breakdown(new, rates[case.device], console)
+                tables.print_breakdown(new, rates[case.device], console)
                 env["rates"] = {str(device): rate.report() for device, rate in rates.items()}
             # After every case, so that a run that is killed keeps what it measured.
-            report.write_json(args.out / "benchmark.json", env, arguments, rows)
-    report.print_environment(env, rows, console)
+            results.write_json(args.out / "benchmark.json", env, arguments, rows)
+    tables.print_environment(env, rows, console)
     plots.write_latencies(args.out / "benchmark.png", env, rows)
     written = ["benchmark.json", "benchmark.png"]
     if plots.write_presets(args.out / "presets.png", env, rows):
@@ -181,25 +178,19 @@ def device_rates(
     return {device: measure_rates(device, dtypes) for device in devices}
 
 
-Measure = Callable[[Callable[[], None]], list[dict]]
-"""Measures a case; calls its argument whenever a step of it is done."""
-
-
-def measurement(
-    case: runner.Case, weights: runner.Weights, rates: Rates | None
-) -> tuple[Measure, int]:
-    """What measures a case, and in how many steps."""
+def measure_case(case: Case, weights: Weights, rates: Rates | None) -> list[dict]:
+    """The rows of a case, measured under a progress bar."""
+    measure: Callable[[Case, Weights, Callable], list[dict]]
     if case.settings.train:
-        return partial(training.run_case, case, weights), training.steps(case)
-    return partial(runner.run_case, case, weights, rates=rates), runner.steps(case, bool(rates))
-
-
-def _with_progress(case: runner.Case, measure: Measure, total: int) -> list[dict]:
+        measure, total = training.run_case, training.steps(case)
+    else:
+        measure = partial(inference.run_case, rates=rates)
+        total = inference.steps(case, bool(rates))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-        task = progress.add_task(report.title([case.key()]), total=total)
-        return measure(lambda: progress.advance(task))
+        task = progress.add_task(results.title([case.key()]), total=total)
+        return measure(case, weights, lambda: progress.advance(task))
 
 
 def verdict(rows: list[dict], args: argparse.Namespace) -> int:
@@ -208,10 +199,10 @@ def verdict(rows: list[dict], args: argparse.Namespace) -> int:
     for row in rows:
         limit = MAX_DIFFERENCE.get(row["dtype"])
         error = row["error"] or row.get("breakdown_error")
-        name = f"{report.title([row])}, {row['variant']}"
+        name = f"{results.title([row])}, {row['variant']}"
         if row["pipeline"] != "ours":
             name += f", {row['pipeline']}"
-        if error and pipelines.is_ours(row["pipeline"]):
+        if error and networks.is_ours(row["pipeline"]):
             bad.append(f"{name}: {error}")
         elif args.check and limit and row["difference"] and not row["difference"] < limit:
             bad.append(
