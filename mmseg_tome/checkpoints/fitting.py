@@ -108,6 +108,3 @@ def load_state(model: nn.Module, checkpoint: dict, name: str) -> dict:
     model.load_state_dict(state, strict=False)  # it may hold more: of training, of other heads
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, dict) else {}
-
-
-load_weights = load_state  # the name in lab/bench

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmseg_tome import compat
-from mmseg_tome.checkpoints.fitting import load_weights
+from mmseg_tome.checkpoints.fitting import load_state
 from mmseg_tome.checkpoints.loading import load
 from mmseg_tome.checkpoints.wrappers import find_parameters
 from mmseg_tome.errors import UserError
@@ -224,7 +224,7 @@ def load_checkpoint(net: Pipeline, path: str) -> None:
     """
     state = find_parameters(load(path)) or {}
     state = {key.replace("decode_head.", "head.", 1): value for key, value in state.items()}
-    load_weights(net, state, path)
+    load_state(net, state, path)
 
 
 # ---- pipelines -----------------------------------------------------------------------------------
