@@ -1,24 +1,22 @@
 """Scores of many predictions of the same images: what depends on labels alone is computed once.
 
-The entries are those of the metrics in `mmseg_tome.evaluation`, which compute them from counts;
-the counts are made here, some five times as fast as in `process` of these metrics.
+The entries are those of the metrics in `mmseg_tome.evaluation`, which compute them from counts.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import cv2
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation import BoundaryIoUMetric, GroupedIoUMetric, SizeBandIoUMetric
-from mmseg_tome.evaluation.boundary_iou import boundary_strips
-from mmseg_tome.evaluation.grouped_iou import THIN_CLASSES
+from mmseg_tome.evaluation.boundary_iou import LabelStrips
+from mmseg_tome.evaluation.iou import THIN_CLASSES
+from mmseg_tome.evaluation.size_band_iou import LabelObjects
 
 THIN = (*THIN_CLASSES, "Pole", "SignSymbol", "Pedestrian", "Bicyclist")
 """Thin and small classes by default: those of Cityscapes and of CamVid."""
@@ -83,7 +81,6 @@ class Scorer:
         options: ScoreOptions,
         ignore_index: int = 255,
     ) -> None:
-        self.num_classes = len(classes)
         small, large = options.bands
         bands = {"small": (0, small), "medium": (small, large), "large": (large, None)}
         groups = {"thin": options.thin} if options.thin else {}
@@ -93,7 +90,7 @@ class Scorer:
         for metric in (self._iou, self._sizes, self._boundary):
             metric.dataset_meta = {"classes": tuple(classes)}
         self._labels = [
-            _Label(label, self.num_classes, ignore_index, options.boundary_ratio, self._sizes)
+            _Label(label, ignore_index, len(classes), options.boundary_ratio, self._sizes.bands)
             for label in labels
         ]
 
@@ -133,85 +130,20 @@ class Scorer:
 class _Label:
     """One label, and what of the counts does not depend on a prediction."""
 
-    def __init__(
-        self,
-        label: np.ndarray,
-        num_classes: int,
-        ignore_index: int,
-        boundary_ratio: float,
-        sizes: SizeBandIoUMetric,
-    ) -> None:
-        self.num_classes = num_classes
-        self.void = 255 if num_classes < 255 else 65535
-        dtype = np.uint8 if self.void == 255 else np.uint16
-        self.valid = label != ignore_index
-        codes = np.where(label < num_classes, label, num_classes)
-        self.label = np.where(self.valid, codes, self.void).astype(dtype)
-        self.over_void = np.where(self.valid, 0, self.void).astype(dtype)
-        self.pixels = self._per_class(self.label, self.valid)
-        self.distance = max(1, round(boundary_ratio * math.hypot(*label.shape)))
-        self.strips = boundary_strips(self.label, self.void, self.distance)
-        self.strip_pixels = self._per_class(self.label, self.strips)
-        self._find_objects(sizes)
-
-    def _find_objects(self, sizes: SizeBandIoUMetric) -> None:
-        """Number the objects of all classes from 1: 8-connected regions, as in `count_objects`."""
-        objects = np.zeros(self.label.shape, np.int32)
-        of_class = [np.zeros(1, int)]  # 0 is no object
-        number = 1
-        for c in np.flatnonzero(self.pixels):
-            mask = self.label == c
-            regions, components = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-            objects[mask] = components[mask] + (number - 1)
-            of_class.append(np.full(regions - 1, c))
-            number += regions - 1
-        self.objects = objects.astype(np.uint16) if number <= 2**16 else objects
-        self.areas = np.bincount(objects.ravel(), minlength=number)[1:]
-        self.classes = np.concatenate(of_class)[1:]
-        self.num_bands = len(sizes.bands) + 1  # the last holds objects of none
-        self.cells = self.classes * self.num_bands + sizes._bands_of(self.areas)
+    def __init__(self, label, ignore_index: int, num_classes: int, ratio: float, bands) -> None:
+        void = 255 if num_classes < 255 else 65535
+        valid = label != ignore_index
+        codes = np.where(valid, np.where(label < num_classes, label, num_classes), void)
+        codes = codes.astype(np.uint8 if void == 255 else np.uint16)
+        self.over_void = np.where(valid, 0, void).astype(codes.dtype)
+        self.objects = LabelObjects(codes, void, bands, num_classes)
+        self.strips = LabelStrips(codes, void, num_classes, ratio)
 
     def count(self, prediction: np.ndarray) -> tuple[tuple, tuple, np.ndarray]:
         """What `GroupedIoUMetric`, `SizeBandIoUMetric`, `BoundaryIoUMetric` keep of an image."""
         pred = prediction | self.over_void
-        hits = count_values(self.objects, pred == self.label, len(self.areas) + 1)[1:]
-        intersect = np.bincount(self.classes, hits, self.num_classes)
-        predicted = self._per_class(pred, self.valid)
-        regions = (intersect, predicted + self.pixels - intersect, predicted, self.pixels)
-        return (
-            tuple(torch.as_tensor(counts, dtype=torch.float64) for counts in regions),
-            self._count_sizes(hits, predicted - intersect),
-            self._count_strips(pred),
-        )
-
-    def _count_sizes(self, hits: np.ndarray, false: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shares = (false / np.maximum(self.pixels, 1))[self.classes] * self.areas
-        counts = [
-            np.bincount(self.cells, values, self.num_classes * self.num_bands)
-            for values in (self.areas, hits, shares)
-        ]
-        counts = np.stack(counts, axis=-1).reshape(self.num_classes, self.num_bands, 3)
-        return counts, np.where(self.pixels == 0, false, 0.0)
-
-    def _count_strips(self, pred: np.ndarray) -> np.ndarray:
-        of_pred = boundary_strips(pred, self.void, self.distance)
-        both = self.strips & of_pred & (self.label == pred)
-        intersect = self._per_class(self.label, both)
-        return np.stack([intersect, self.strip_pixels + self._per_class(pred, of_pred) - intersect])
-
-    def _per_class(self, classes: np.ndarray, where: np.ndarray) -> np.ndarray:
-        return count_values(classes, where, self.num_classes)
-
-
-def count_values(values: np.ndarray, where: np.ndarray, number: int) -> np.ndarray:
-    """How often each of 0 to `number - 1` is among the values in a mask.
-
-    Args:
-        values: Unsigned integers or int32 `[H, W]`; others than those counted may occur.
-        where: The mask, bool `[H, W]`.
-        number: How many values are counted.
-    """
-    if values.dtype in (np.uint8, np.uint16):  # OpenCV is five times as fast
-        mask = where.view(np.uint8)
-        return cv2.calcHist([values], [0], mask, [number], [0, number]).ravel().astype(int)
-    return np.bincount(values[where], minlength=number)[:number]
+        (intersect, predicted), *sizes = self.objects.count(pred)
+        labelled = self.objects.pixels
+        regions = (intersect, predicted + labelled - intersect, predicted, labelled)
+        regions = tuple(torch.as_tensor(counts, dtype=torch.float64) for counts in regions)
+        return regions, tuple(sizes), self.strips.count(pred)
