@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
+    {"errors", "config", "config_datasets", "files", "processes", "compat", "registry", ""},
     {"ops"},
     {"merging"},
     {"nets", "huggingface"},
