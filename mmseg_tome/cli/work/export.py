@@ -21,7 +21,7 @@ from mmseg_tome.export.metadata import Metadata, describe
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.quantise import quantise
 from mmseg_tome.export.runtime import ONNX, TORCH, open_exported
-from mmseg_tome.files import replacing
+from mmseg_tome.files import only_one, replacing
 from mmseg_tome.predict.inputs import IMAGES
 
 ENDINGS = {"onnx": ONNX, "torch-export": TORCH}
@@ -33,6 +33,12 @@ def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     ignore_developer_warnings()
     check_options(args)
+    with only_one(args.out.parent, file=args.out.name):
+        write(args)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Trace, write, compare and quantise."""
     pictures = find_images(args.calibration) if args.calibration else []
     cfg = with_one_test_dataset(read_config(args))
     if args.dynamic_size and is_pose(cfg):

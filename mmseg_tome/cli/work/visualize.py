@@ -15,6 +15,7 @@ from mmseg_tome.cli.work.infer import EXIT_SOME_FAILED, build_predictor, choose_
 from mmseg_tome.config import OURS, check_checkpoint, is_pose, read_config
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import UserError, first_line
+from mmseg_tome.files import only_one
 from mmseg_tome.merging import PRESETS, merges, parse_tome_cfg
 from mmseg_tome.nets.errors import ModelInputError
 from mmseg_tome.predict.inputs import VIDEOS, Reader, Source, UnreadableError, find_sources
@@ -49,7 +50,8 @@ def visualize(args: argparse.Namespace) -> int:
     preset = f"preset {merging}" if isinstance(merging, str) else "tome_cfg of its own"
     note = f"{Path(args.config).name}, {preset}, {shown}"
     illustrator = MergingIllustrator(predictor, cfg, note, Selection(args.block, args.stages))
-    failed = draw_all(sources, reader, illustrator, args.out)
+    with only_one(args.out):
+        failed = draw_all(sources, reader, illustrator, args.out)
     count = len(sources) - len(failed)
     figures = "1 figure" if count == 1 else f"{count} figures"
     print(f"{figures} drawn, {len(failed)} inputs failed: {args.out}")
