@@ -44,7 +44,7 @@ from mmseg_tome.predict.results import (
 )
 from mmseg_tome.runtime.acceleration import accelerate
 from mmseg_tome.visualization.illustrator import MergingIllustrator, NothingToDrawError
-from mmseg_tome.visualization.selection import Selection
+from mmseg_tome.visualization.stage_maps import Selection
 
 EXIT_SOME_FAILED = 1
 

@@ -23,7 +23,7 @@ from mmseg_tome.visualization.illustrator import (
     MergingIllustrator,
     NothingToDrawError,
 )
-from mmseg_tome.visualization.selection import Selection
+from mmseg_tome.visualization.stage_maps import Selection
 
 ENDING = "_merging.png"
 OPACITY = 0.6  # of the classes' colours
