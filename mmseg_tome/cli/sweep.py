@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         args = parse_args(argv)
-        from mmseg_tome.lab.sweep.main import sweep
+        from mmseg_tome.lab.sweep.command import sweep
 
         return sweep(args)
 

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         args = parse_args(argv)
-        from mmseg_tome.lab.tune.main import tune
+        from mmseg_tome.lab.tune.command import tune
 
         return tune(args)
 

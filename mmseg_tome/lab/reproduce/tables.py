@@ -40,7 +40,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """A data set: where it comes from and what shows that it is whole.
 
     Attributes:
@@ -68,7 +68,7 @@ class Table:
     name: str
     title: str
     config: str
-    source: Source
+    data: DataSource
     metrics: tuple[Metric, ...]
     trains: bool
     rows: dict[str, Published]
@@ -76,27 +76,27 @@ class Table:
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 
-CITYSCAPES = Source(
+CITYSCAPES = DataSource(
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
     "https://www.cityscapes-dataset.com/downloads/ (after registration); the labelTrainIds are "
     "made by csCreateTrainIdLabelImgs of cityscapesScripts",
     {"img_path": ("_leftImg8bit.png",), "seg_map_path": ("_gtFine_labelTrainIds.png",)},
     {"train": 2975, "val": 500, "test": 500},
 )
-ADE20K = Source(
+ADE20K = DataSource(
     "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
     {"img_path": (".jpg",), "seg_map_path": (".png",)},
     {"train": 20210, "val": 2000, "test": 2000},
 )
 # The images that COCO's annotations name are looked for by the tools themselves: people keep
 # subsets of the others.
-COCO = Source(
+COCO = DataSource(
     "train2017.zip, val2017.zip and annotations_trainval2017.zip from "
     "https://cocodataset.org/#download",
     {"img": _PICTURES},
     {},
 )
-JUMP_BROADCAST = Source(
+JUMP_BROADCAST = DataSource(
     "https://www.uni-augsburg.de/en/fakultaet/fai/informatik/prof/mmc/research/datensatze/ (links "
     "to videos, whose frames are the images, and keypoints), as COCO JSON",
     {"img": _PICTURES},

@@ -1,22 +1,33 @@
-"""Scores of many predictions of the same images: what depends on labels alone is computed once.
+"""Scores of a trained network under any setting, beside the same network without merging.
 
-The entries are those of the metrics in `mmseg_tome.evaluation`, which compute them from counts.
+    images = Images(cfg, scale=1)
+    evaluator = Evaluator(Network(cfg, checkpoint, "cuda", "bfloat16"), images, batch=16)
+    evaluator.evaluate(setting)  # {"mIoU": ..., "agreement": ..., ...}
+
+The entries are those of the metrics in `mmseg_tome.evaluation`, which compute them from counts;
+what depends on labels alone is computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
 
+from mmseg_tome.datasets.checks import check_class_count
 from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation import BoundaryIoUMetric, GroupedIoUMetric, SizeBandIoUMetric
 from mmseg_tome.evaluation.boundary_iou import LabelStrips
 from mmseg_tome.evaluation.iou import THIN_CLASSES
 from mmseg_tome.evaluation.size_band_iou import LabelObjects
+
+from .images import Images
+from .network import Network
+from .settings import NONE, Setting
 
 THIN = (*THIN_CLASSES, "Pole", "SignSymbol", "Pedestrian", "Bicyclist")
 """Thin and small classes by default: those of Cityscapes and of CamVid."""
@@ -122,9 +133,61 @@ class Scorer:
         kept = ("mIoU", "IoU", "recall", "boundary_mIoU")
         scores = {k: float(v) for k, v in scores.items() if k.split(".")[0] in kept}
         if unmerged is not None:
-            same = sum(np.count_nonzero(a == b) for a, b in zip(predictions, unmerged, strict=True))
-            scores["agreement"] = round(100 * same / sum(map(np.size, predictions)), 2)
+            scores["agreement"] = round(agreement(predictions, unmerged), 2)
         return scores
+
+
+class Evaluator:
+    """Evaluates settings of one network on one set of images.
+
+    Args:
+        network: The trained network.
+        images: What it sees.
+        batch: Images that run together.
+        scorer: Of the images; made with default options if None.
+
+    Raises:
+        DataError: The network predicts other classes than the images have.
+    """
+
+    def __init__(
+        self, network: Network, images: Images, batch: int = 1, scorer: Scorer | None = None
+    ) -> None:
+        head = getattr(network.model, "decode_head", None)
+        if isinstance(getattr(head, "num_classes", None), int):
+            check_class_count(head, images.classes, "decode_head", "the data set")
+        self.network, self.images, self.batch = network, images, batch
+        self.scorer = scorer or scorer_of(images)
+
+    @cached_property
+    def unmerged(self) -> list[np.ndarray]:
+        """Predictions without merging, computed once."""
+        return self._predict(NONE)
+
+    def evaluate(self, setting: Setting) -> dict[str, float]:
+        """Scores of a setting, see `Scorer.score`, with its agreement with the unmerged network."""
+        unmerged = self.unmerged
+        predictions = unmerged if setting.key == NONE.key else self._predict(setting)
+        return self.scorer.score(predictions, unmerged)
+
+    def _predict(self, setting: Setting) -> list[np.ndarray]:
+        return list(self.network.predict(self.images.batches(self.batch), setting))
+
+
+def scorer_of(images: Images, options: ScoreOptions | None = None) -> Scorer:
+    """A scorer of these images' predictions; one serves any number of networks.
+
+    Raises:
+        UserError: The options name a class that the data set does not have.
+    """
+    options = (options or ScoreOptions()).of(images.classes, images.labels[0].shape)
+    return Scorer(images.labels, images.classes, options, images.ignore_index)
+
+
+def agreement(predictions: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Percent of the pixels that have the same class in both."""
+    same = sum(np.count_nonzero(a == b) for a, b in zip(predictions, others, strict=True))
+    return 100 * same / sum(map(np.size, others))
 
 
 class _Label:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from . import probes
 from .search import Tried
 from .space import Plan
 
@@ -84,8 +85,4 @@ def choose(
 
 def front(tried: Sequence[Tried]) -> list[Tried]:
     """Those from which none is both faster, as predicted, and of less loss; the fastest first."""
-    found: list[Tried] = []
-    for t in sorted(tried, key=lambda t: (-t.speedup, t.loss)):
-        if not found or t.loss < found[-1].loss:
-            found.append(t)
-    return found
+    return probes.front(tried, lambda t: (-t.speedup, t.loss))

@@ -6,7 +6,8 @@ goes on, and one with more trials or another target starts from what is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,9 @@ from optuna.trial import TrialState
 
 from mmseg_tome.errors import UserError
 
-from . import prior
-from .costs import StageTimes
-from .losses import Loss
+from . import probes
+from .images import Loss
+from .probes import StageTimes
 from .space import Plan, Space, as_plan
 
 JOURNAL = "journal.log"
@@ -71,16 +72,16 @@ class Search:
 
     def prune(self, advance: Callable[[str], None]) -> None:
         """Time each choice by itself and leave out what saves nothing; a step for each stage."""
-        self.space = prior.pruned(self.space, self.times, advance)
+        self.space = probes.pruned(self.space, self.times, advance)
 
     def probe(self, advance: Callable[[str], None]) -> None:
         """Measure what each choice costs by itself; a step for each of `to_probe`."""
-        prior.probe(self.space, self.times, self.quick_loss, self.known, advance)
+        probes.probe(self.space, self.times, self.quick_loss, self.known, advance)
 
     @property
     def to_probe(self) -> int:
         """Number of the choices that `probe` measures."""
-        return len(prior.worthwhile(self.space, self.times))
+        return len(probes.worthwhile(self.space, self.times))
 
     def first_plans(self, goal: float | None, number: int) -> list[Plan]:
         """No merging, the presets, then about `number` plans that the probes promise.
@@ -89,7 +90,7 @@ class Search:
             goal: Speed-up around which half of them lie; None spreads all.
             number: How many of the probes' plans.
         """
-        guessed = [guess.plan for guess in prior.guesses(self.space, self.times, self.known)]
+        guessed = [guess.plan for guess in probes.guesses(self.space, self.times, self.known)]
         near = []
         if goal is not None:
             near = sorted(guessed, key=lambda plan: abs(self.times.speedup(plan) / goal - 1.02))
@@ -147,28 +148,16 @@ class Search:
         return 1 / self.times.speedup(plan), self._scores[plan]["loss"]
 
 
-class Known(MutableMapping):
+class Known(UserDict):
     """Numbers by name, kept in a study's journal."""
 
     def __init__(self, study: optuna.Study) -> None:
-        self.study = study
-        self._values: dict[str, float] = dict(study.user_attrs)
-
-    def __getitem__(self, key: str) -> float:
-        return self._values[key]
+        super().__init__()
+        self.study, self.data = study, dict(study.user_attrs)
 
     def __setitem__(self, key: str, value: float) -> None:
         self.study.set_user_attr(key, value)
-        self._values[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError("what was measured stays in the journal")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+        self.data[key] = value
 
 
 def open_study(out: Path, name: str, seed: int) -> optuna.Study:

@@ -254,7 +254,7 @@ def test_fewer_images_are_noted(data):
             )
         )
     )
-    source = TABLES["cityscapes-inference"].source
+    source = TABLES["cityscapes-inference"].data
     (needed,) = requirements.data_of(cfg, ("test",), source)
     assert needed.status == requirements.THERE
     assert needed.note == "1 files *_leftImg8bit.png in place of 500"

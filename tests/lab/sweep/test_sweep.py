@@ -14,11 +14,16 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from mmseg_tome.cli import sweep
-from mmseg_tome.lab.sweep.evaluate import Judge
 from mmseg_tome.lab.sweep.images import Images
-from mmseg_tome.lab.sweep.network import Network, build_network, tokens_kept
+from mmseg_tome.lab.sweep.network import (
+    Network,
+    build_network,
+    time_settings,
+    tokens_kept,
+    with_setting,
+)
+from mmseg_tome.lab.sweep.scores import Evaluator
 from mmseg_tome.lab.sweep.settings import NONE, Setting
-from mmseg_tome.lab.sweep.timing import time_settings, with_setting
 from mmseg_tome.merging import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,11 +97,11 @@ def test_scale_resizes_the_input_and_leaves_the_labels(place, images, network):
     assert next(network.predict(twice.batches(1), HQ)).shape == SIZE
 
 
-def test_judge_compares_with_the_unmerged_network(images, network):
-    judge = Judge(network, images, batch=3)
-    none, hq = judge.evaluate(NONE), judge.evaluate(HQ)
+def test_an_evaluator_compares_with_the_unmerged_network(images, network):
+    evaluator = Evaluator(network, images, batch=3)
+    none, hq = evaluator.evaluate(NONE), evaluator.evaluate(HQ)
     assert none["agreement"] == 100
-    pairs = zip(network.predict(images.batches(1), HQ), judge.unmerged, strict=True)
+    pairs = zip(network.predict(images.batches(1), HQ), evaluator.unmerged, strict=True)
     same = 100 * np.mean([a == b for a, b in pairs])
     assert hq["agreement"] == pytest.approx(same, abs=0.1)
     assert hq["agreement"] < 100
@@ -135,7 +140,7 @@ def test_times_are_per_image(place):
 def test_times_are_of_graphs_unless_told_otherwise(place, monkeypatch, launch):
     graphed = []
     monkeypatch.setattr(
-        "mmseg_tome.lab.sweep.timing.install", lambda part, *_, **__: graphed.append(part)
+        "mmseg_tome.lab.sweep.network.install", lambda part, *_, **__: graphed.append(part)
     )
     model = build_network(config_of(place), str(place / "0.pth"))
     time_settings(model, [HQ], SIZE, 1, torch.device("cpu"), rounds=1, launch=launch)

@@ -16,8 +16,8 @@ from mmengine.config import Config
 
 from mmseg_tome.cli import tune
 from mmseg_tome.lab.tune.choose import Goal
-from mmseg_tome.lab.tune.costs import StageTimes
-from mmseg_tome.lab.tune.losses import AgreementLoss
+from mmseg_tome.lab.tune.images import AgreementLoss
+from mmseg_tome.lab.tune.probes import StageTimes
 from mmseg_tome.merging import parse_tome_cfg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,7 +48,7 @@ def reached(monkeypatch):
     monkeypatch.setattr(StageTimes, "_measure_unmerged", measure_unmerged)
     monkeypatch.setattr(StageTimes, "measure", lambda times, stage, choices: None)
     monkeypatch.setattr(StageTimes, "ratio", ratio)
-    monkeypatch.setattr("mmseg_tome.lab.tune.run._measure", measure)
+    monkeypatch.setattr("mmseg_tome.lab.tune.tuning._measure", measure)
     few = {"q": ("n2d-2x2", "bsm-4x4-0.8", "bsm-4x4-0.9"), "kv": ("bsm-2x2-0.6", "bsm-4x4-0.9")}
     monkeypatch.setattr("mmseg_tome.lab.tune.space.CANDIDATES", few)
     monkeypatch.setattr("mmseg_tome.lab.tune.choose.MARGIN", 0)

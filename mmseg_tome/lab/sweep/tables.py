@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome.files import replacing
+from mmseg_tome.files import write_text
+from mmseg_tome.lab.output import markdown_table, save_figure, write_json
 
 from . import plots, rows
-from .settings import NONE, Setting, points
+from .settings import NONE, points
 
 SCORES = {
     "mIoU": "mIoU",
@@ -155,18 +156,15 @@ def write(out: Path) -> list[str]:
     entries, said = summarise(scored, timed), problems(scored, timed)
     common = {key: scored[0][key] for key in ("options", "images", "dtype", "device") if scored}
     report = {"definitions": DEFINITIONS, "problems": said, **common, "results": entries}
-    with replacing(out / "sweep.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-    with replacing(out / "sweep.md") as temporary:
-        temporary.write_text(markdown(entries, said, common))
+    write_json(out / "sweep.json", report)
+    write_text(out / "sweep.md", markdown(entries, said, common))
     written = ["sweep.json", "sweep.md"]
     for name, figure in (
         ("sweep.png", plots.curves(entries)),
         ("tradeoff.png", plots.tradeoff(entries)),
     ):
         if figure is not None:
-            with replacing(out / name) as temporary:
-                figure.savefig(temporary, dpi=120, format="png")
+            save_figure(out / name, figure, 120)
             written.append(name)
     return [*said, f"wrote {', '.join(written)} to {out}"]
 
@@ -217,15 +215,14 @@ def _table(table: Sequence[dict]) -> list[str]:
     batches = sorted({batch for entry in table for batch in entry["times"]}, key=int)
     heads = ["setting", *(SCORES[score] for score in scores), "agree", "q", "kv", "pairs"]
     heads += [f"ms, batch {batch}" for batch in batches]
-    lines = [_line(heads), _line(["---", *["--:"] * (len(heads) - 1)])]
+    lines = []
     for entry in table:
         cells = [entry["setting"], *(_score(entry, score) for score in scores)]
         agreement = entry["scores"].get("agreement")
         cells.append(f"{agreement['value']:.2f}" if agreement else "")
         cells += [f"{entry['tokens'][key]:.0f}" for key in ("queries", "keys_values", "pairs")]
-        cells += [_time(entry["times"].get(batch)) for batch in batches]
-        lines.append(_line(cells))
-    return lines
+        lines.append([*cells, *(_time(entry["times"].get(batch)) for batch in batches)])
+    return markdown_table(heads, lines)
 
 
 def _class_table(table: Sequence[dict]) -> list[str]:
@@ -236,23 +233,16 @@ def _class_table(table: Sequence[dict]) -> list[str]:
     if not keys:
         return []
     heads = ["IoU; of the others its difference", *(key.removeprefix("IoU.") for key in keys)]
-    lines = ["", _line(heads), _line(["---", *["--:"] * len(keys)])]
-    for entry in table:
-        cells = [entry["setting"]]
-        for key in keys:
-            score = entry["scores"].get(key)
-            if score is None:
-                cells.append("")
-            elif entry["setting"] == NONE.name or "difference" not in score:
-                cells.append(f"{score['value']:.1f}")
-            else:
-                cells.append(f"{score['difference']['value']:+.1f}")
-        lines.append(_line(cells))
-    return lines
+    lines = [[e["setting"], *(_class_score(e, e["scores"].get(k)) for k in keys)] for e in table]
+    return ["", *markdown_table(heads, lines)]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _class_score(entry: dict, score: dict | None) -> str:
+    if score is None:
+        return ""
+    if entry["setting"] == NONE.name or "difference" not in score:
+        return f"{score['value']:.1f}"
+    return f"{score['difference']['value']:+.1f}"
 
 
 def _score(entry: dict, score: str) -> str:
@@ -275,11 +265,3 @@ def _time(found: dict | None) -> str:
         return ""
     ratio = "" if found["ratio"] is None else f" ({found['ratio']:.2f}x)"
     return f"{found['ms']['median']:.3g}{ratio}"
-
-
-def describe(settings: Sequence[Setting]) -> str:
-    """The settings of a sweep, a line each."""
-    width = max(len(setting.name) for setting in settings)
-    return "\n".join(
-        f"  {s.name:{width}}  {'input halved' if s.down_sample else s.tome_cfg}" for s in settings
-    )

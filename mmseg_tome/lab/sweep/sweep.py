@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.errors import UserError
-from mmseg_tome.files import progress_of
+from mmseg_tome.files import LOCK, only_one, progress_of
+from mmseg_tome.lab.output import write_json
 
-from . import report, rows, timing
-from .evaluate import Judge, scorer_of
-from .images import Images, build_dataset, chosen_images, dataset_config
-from .network import Network, build_network, tokens_kept
-from .rows import Fingerprints, Group, Model
-from .scores import ScoreOptions, Scorer
+from . import rows
+from .images import Images, build_dataset, chosen_images, dataset_config, label_of
+from .network import Network, build_network, device_name, steps, time_settings, tokens_kept
+from .rows import Group, TrainedModel
+from .scores import Evaluator, ScoreOptions, Scorer, scorer_of
 from .settings import Setting
 
 
@@ -56,13 +55,7 @@ class Options:
 
 
 class Sweep:
-    """Models at scales under settings.
-
-    Args:
-        models: The models, each with its checkpoints.
-        settings: What merges, `none` among them.
-        scales: Sizes of the input over that of the image files.
-        options: How it runs.
+    """Models at scales (of the input over the image files) under settings, `none` among them.
 
     Raises:
         UserError: A checkpoint does not fit its model, the data is not there or has no labels, or
@@ -71,7 +64,7 @@ class Sweep:
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[TrainedModel],
         settings: Sequence[Setting],
         scales: Sequence[float],
         options: Options,
@@ -80,7 +73,6 @@ class Sweep:
         self.folder = options.out / rows.FOLDER
         self.settings = list(settings)
         self.groups = rows.groups(models, list(dict.fromkeys(scales)))
-        self.fingerprints = Fingerprints()
         for model in models:
             for checkpoint in model.checkpoints:
                 build_network(model.cfg, checkpoint)  # an error comes now, not after hours
@@ -89,20 +81,36 @@ class Sweep:
         self._images: tuple[str, Images] | None = None
         self._scorer: tuple[str, Scorer] | None = None
 
-    def _describe_data(self, model: Model) -> dict:
+    def _describe_data(self, model: TrainedModel) -> dict:
         """What of a model's test data rows depend on, and say."""
         dataset = build_dataset(dataset_config(model.cfg))
         chosen = chosen_images(len(dataset), self.options.max_images)
-        sample = dataset[chosen[0]]["data_samples"]
-        if "gt_sem_seg" not in sample:
-            raise UserError(f"{sample.img_path} has no label, which every score needs")
-        hw = sample.gt_sem_seg.shape
+        hw = tuple(label_of(dataset[chosen[0]]["data_samples"]).shape)
         return dict(
             images=len(chosen),
-            data=rows.digest_of_data([dataset.get_data_info(i) for i in chosen]),
+            data=rows.data_digest([dataset.get_data_info(i) for i in chosen]),
             options=self.options.scores.of(dataset.metainfo["classes"], hw).as_dict(),
             hw=hw,
         )
+
+    @contextmanager
+    def holding_folder(self) -> Iterator[None]:
+        """Let no other process do this part's rows meanwhile, nor any row if this does all.
+
+        Raises:
+            UserError: Another one does.
+        """
+        out, (part, parts) = self.options.out, self.options.part
+        with ExitStack() as held:
+            if parts == 1:
+                held.enter_context(only_one(out))
+                for lock in out.glob(f".part-*{LOCK}"):
+                    with only_one(out, file=lock.stem[1:]):
+                        pass  # raises where that part runs
+            else:
+                with only_one(out, patience=10):  # a moment's: raises where a process does all
+                    held.enter_context(only_one(out, file=f"part-{part + 1}-of-{parts}"))
+            yield
 
     def todo(self) -> list[tuple[Group, list[Setting]]]:
         """The rows of this part that are not there yet, by group."""
@@ -121,7 +129,7 @@ class Sweep:
 
     def mark(self, group: Group, setting: Setting) -> str:
         """A row's fingerprint."""
-        return self.fingerprints.of(
+        return rows.fingerprint(
             group.model.cfg.model,
             group.checkpoint,
             setting,
@@ -141,7 +149,12 @@ class Sweep:
         total = len(self.groups) * len(self.settings)
         part, parts = self.options.part
         share = "" if parts == 1 else f", part {part + 1} of {parts}"
-        lines = [f"{len(self.settings)} settings:", report.describe(self.settings)]
+        width = max(len(setting.name) for setting in self.settings)
+        lines = [f"{len(self.settings)} settings:"]
+        lines += [
+            f"  {s.name:{width}}  {'input halved' if s.down_sample else s.tome_cfg}"
+            for s in self.settings
+        ]
         lines += [f"  {group}: {len(missing)} rows to do" for group, missing in todo]
         lines.append(f"{sum(len(m) for _, m in todo)} of {total} rows to do{share}")
         return "\n".join(lines)
@@ -155,17 +168,17 @@ class Sweep:
             for group, wanted in todo:
                 if not wanted:
                     continue
-                judge = self._judge(group)
+                evaluator = self._evaluator(group)
                 for setting in wanted:
-                    row = self._row(group, setting, judge)
-                    rows.write(self.folder / group.file(setting), row)
+                    row = self._row(group, setting, evaluator)
+                    write_json(self.folder / group.file(setting), row)
                     advance(f"{group}, {setting.name}: {_summary(row)}")
 
-    def _judge(self, group: Group) -> Judge:
+    def _evaluator(self, group: Group) -> Evaluator:
         options, cfg = self.options, group.model.cfg
         images = self._images_of(cfg, group.scale)
         network = Network(cfg, group.checkpoint, options.device, options.dtype)
-        return Judge(network, images, options.batch, self._scorer_of(cfg, images))
+        return Evaluator(network, images, options.batch, self._scorer_of(cfg, images))
 
     def _images_of(self, cfg: Config, scale: float) -> Images:
         key = repr(dataset_config(cfg, scale))
@@ -181,19 +194,19 @@ class Sweep:
             self._scorer = (key, scorer_of(images, self.options.scores))
         return self._scorer[1]
 
-    def _row(self, group: Group, setting: Setting, judge: Judge) -> dict:
+    def _row(self, group: Group, setting: Setting, evaluator: Evaluator) -> dict:
         start = time.perf_counter()
-        scores = judge.evaluate(setting)
+        scores = evaluator.evaluate(setting)
         return {
             "fingerprint": self.mark(group, setting),
             **_named(group, setting),
             "index": group.index,
             "checkpoint": Path(group.checkpoint).name,
             **self.data[group.model.name],
-            "hw": judge.images.hw,
+            "hw": evaluator.images.hw,
             "dtype": self.options.dtype,
             "device": device_name(self.options.device),
-            "tokens": judge.tokens_kept(setting),
+            "tokens": tokens_kept(evaluator.network.model.backbone, evaluator.images.hw, setting),
             "scores": scores,
             "seconds": round(time.perf_counter() - start, 2),
         }
@@ -207,8 +220,8 @@ class Sweep:
             for batch in self.options.time_batches
         ]
         todo = [(group, batch) for group, batch in todo if not self._is_timed(group, batch)]
-        total = len(todo) * timing.steps(self.settings, self.options.rounds)
-        with progress_of("timings", total, every=timing.steps(self.settings, 0)) as advance:
+        total = len(todo) * steps(self.settings, self.options.rounds)
+        with progress_of("timings", total, every=steps(self.settings, 0)) as advance:
             for group, batch in todo:
                 self._time(group, batch, lambda: advance(""))
 
@@ -219,7 +232,7 @@ class Sweep:
     def _time_mark(self, group: Group, batch: int, setting: Setting) -> str:
         options = self.options
         on_gpu = options.device.type == "cuda"
-        return self.fingerprints.of(
+        return rows.fingerprint(
             group.model.cfg.model,
             group.checkpoint,
             setting,
@@ -245,7 +258,7 @@ class Sweep:
     def _time(self, group: Group, batch: int, advance: Callable[[], None]) -> None:
         options, hw = self.options, self._input_size(group)
         model = build_network(group.model.cfg, group.checkpoint)
-        found = timing.time_settings(
+        found = time_settings(
             model,
             self.settings,
             hw,
@@ -269,15 +282,7 @@ class Sweep:
                 "tokens": tokens_kept(model.backbone, hw, setting),
                 **times,
             }
-            rows.write(self._time_file(group, batch, setting), row)
-
-
-@cache
-def device_name(device: torch.device) -> str:
-    """What reports call a device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+            write_json(self._time_file(group, batch, setting), row)
 
 
 def _named(group: Group, setting: Setting) -> dict:
