@@ -11,18 +11,14 @@ import torch
 
 
 class Maps(NamedTuple):
-    """Prediction and label of one image.
+    """Prediction and label of one image, unsigned integers `[H, W]`.
 
-    Attributes:
-        pred: Predicted classes, unsigned integers `[H, W]`; `void` where the label is void.
-        label: Labelled classes, the same type and size; `num_classes` stands for every label that
-            is neither a class nor void.
-        void: The code of void pixels, the largest value of the type.
+    In the label, `num_classes` stands for whatever is neither a class nor void.
     """
 
-    pred: np.ndarray
+    pred: np.ndarray  # `void` where the label is void
     label: np.ndarray
-    void: int
+    void: int  # the code of void pixels, the largest value of the type
 
 
 def read_maps(sample: Mapping, num_classes: int, ignore_index: int = 255) -> Maps:

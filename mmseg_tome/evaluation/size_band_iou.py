@@ -150,7 +150,7 @@ class LabelObjects:
         num_classes: Classes of the data set.
         wanted: Indices of the classes to look at; None for all.
         instances: Number of the instance that a pixel belongs to, from 1, and 0 for none, int32
-            `[H, W]`. Pixels of no instance are split into 8-connected regions.
+            `[H, W]`; pixels of no instance are split into 8-connected regions.
 
     Attributes:
         pixels: Labelled pixels of each class, `[num_classes]`.
@@ -235,10 +235,8 @@ def number_objects(mask: np.ndarray, instances: np.ndarray | None = None) -> np.
     if instances is None:
         return numbers  # region 0 is the background
     numbers = np.where(mask & (instances > 0), instances + (regions - 1), numbers)
-    return (
-        np.unique(np.where(mask, numbers, 0), return_inverse=True)[1].reshape(mask.shape)
-        + mask.all()
-    )
+    numbers[mask] = np.unique(numbers[mask], return_inverse=True)[1].ravel() + 1
+    return numbers
 
 
 def instance_path(seg_map_path: str, suffix: tuple[str, str]) -> str:

@@ -22,12 +22,9 @@ PREDICTION = "prediction, of the same weights"
 
 
 class SegmentationComparison:
-    """Compares label maps.
+    """Compares the label maps of one image without and with merging.
 
     Args:
-        item: The image.
-        plain: Its prediction without merging.
-        merged: Its prediction with merging.
         passes: Forward passes of the merged prediction.
         classes: Names of the classes.
         palette: Their colours, `[classes, 3]`, RGB.
@@ -77,19 +74,12 @@ class SegmentationComparison:
 class PoseComparison:
     """Compares keypoints, in what the network sees of the person with the largest box.
 
+    Attributes are those of `SegmentationComparison`.
+
     Args:
-        item: The image.
-        plain: Its prediction without merging, of at least one person.
-        merged: Its prediction with merging.
-        passes: Forward passes of the merged prediction, as many for each person.
+        passes: Forward passes of the merged prediction, as many for each person; there is one.
         padding: What the network's view is larger by than the box.
         threshold: Keypoints below this score are left out.
-
-    Attributes:
-        passes: Those to be drawn: the person's.
-        aspect: Width over height of the pictures.
-        summary: What merging changes, in words.
-        legend: Names and colours.
     """
 
     def __init__(
@@ -144,11 +134,7 @@ class PoseComparison:
 class PersonView:
     """A rectangle around a person's box, of the shape of the network's input.
 
-    Attributes:
-        left: x of its left side in pixels of the image; may lie outside.
-        top: y of its upper side.
-        width: In pixels of the image.
-        height: In pixels of the image.
+    In pixels of the image, outside of which it may begin.
     """
 
     left: float

@@ -53,7 +53,7 @@ class MergingIllustrator:
         predictor: A `SegmentationPredictor`, or a `PosePredictor` that runs one box at a time.
         cfg: The config that it was built from.
         note: What ran, for the heading.
-        selection: Which stages to draw, and whose groups.
+        selection: Stages to draw, and whose groups.
 
     Raises:
         UserError: The model merges nothing, not in these stages, or has no such stage or block.

@@ -24,15 +24,10 @@ FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
 
 @dataclass(frozen=True)
 class Selection:
-    """Stages to draw, and the block whose groups stand for a stage. Both are counted from 1.
+    """Stages to draw, and the block whose groups stand for a stage. Both are counted from 1."""
 
-    Attributes:
-        block: "first", "last" or a number.
-        stages: Numbers of stages; None for all.
-    """
-
-    block: int | str = "last"
-    stages: Collection[int] | None = None
+    block: int | str = "last"  # or "first"
+    stages: Collection[int] | None = None  # None for all
 
     def wants(self, stage: int) -> bool:
         """Whether to draw a stage, counted from 0."""
@@ -87,28 +82,19 @@ DEFAULT = Selection()
 class StageMap:
     """How one stage merged its queries, or its keys and values, in one image.
 
-    Attributes:
-        stage: Number of the stage, from 0.
-        kind: "q" or "kv".
-        block: The block whose groups these are, from 0.
-        blocks: Number of blocks of the stage.
-        hw: Grid in tokens, of a window if there are several.
-        kept: Merged tokens, of a window.
-        windows: How many windows the image was cut into.
-        groups: Group of each pixel, `[H, W]`; windows have groups of their own.
-        heat: How far each pixel's token is kept apart, `[H, W]` float32: 1 over the size of its
-            group, 1 for a token on its own; the mean over the stage's blocks.
+    `heat` is how far each pixel's token is kept apart: 1 over the size of its group, the mean over
+    the stage's blocks.
     """
 
-    stage: int
-    kind: str
-    block: int
-    blocks: int
-    hw: tuple[int, int]
-    kept: int
-    windows: int
-    groups: np.ndarray
-    heat: np.ndarray
+    stage: int  # from 0
+    kind: str  # "q" or "kv"
+    block: int  # whose groups these are, from 0
+    blocks: int  # of the stage
+    hw: tuple[int, int]  # grid in tokens, of a window if there are several
+    kept: int  # merged tokens, of a window
+    windows: int  # that the image was cut into
+    groups: np.ndarray  # group of each pixel, [H, W]; windows have groups of their own
+    heat: np.ndarray  # [H, W] float32
 
     @property
     def total(self) -> int:

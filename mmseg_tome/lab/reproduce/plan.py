@@ -31,15 +31,7 @@ results."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows share; the fields are the command line's options.
-
-    Attributes:
-        work_dir: Folder of the table; each row has a folder of its own in it.
-        device: "cpu", "cuda" or "cuda:N", the GPU that alone is visible to the commands.
-        gpus: How many processes train and test.
-        cfg_options: ``key=value`` texts for the standard tools.
-        benchmark_options: Further options of `tools/benchmark.py`.
-    """
+    """What all rows share: options of `tools/reproduce.py`, which says what they mean."""
 
     work_dir: Path
     data_root: Path | None = None
@@ -54,25 +46,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a row.
-
-    Attributes:
-        name: "train", "test" or "speed".
-        command: Its arguments; the first is "python" or a script.
-        folder: Where it leaves its files.
-        fingerprint: Changes with the command, the config's content, and the checkpoint.
-        needs: What must be there before.
-        written: A config that it reads and that has to be written first.
-        makes: The checkpoint that it must leave, if it is a training.
-    """
+    """One command of a row: "train", "test" or "speed"."""
 
     name: str
-    command: tuple[str, ...]
-    folder: Path
-    fingerprint: str
-    needs: tuple[Requirement, ...] = ()
-    written: tuple[Path, Config] | None = None
-    makes: Path | None = None
+    command: tuple[str, ...]  # begins with "python" or a script
+    folder: Path  # where it leaves its files
+    fingerprint: str  # changes with the command, the config's content, and the checkpoint
+    needs: tuple[Requirement, ...] = ()  # what must be there before
+    written: tuple[Path, Config] | None = None  # a config that it reads, to be written first
+    makes: Path | None = None  # the checkpoint that it must leave, if it is a training
 
     @property
     def log(self) -> Path:

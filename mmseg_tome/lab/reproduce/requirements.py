@@ -22,24 +22,14 @@ THERE, DOWNLOAD, MISSING = "there", "download", "MISSING"
 
 @dataclass(frozen=True)
 class Requirement:
-    """One thing that must be there.
+    """One thing that must be there."""
 
-    Attributes:
-        place: Its path, or a package's name.
-        status: THERE, DOWNLOAD (not yet, but the tool can fetch it) or MISSING.
-        detail: What was found, or what is wrong.
-        get: How to get it, if it is not there.
-        note: What is there instead of what the paper had, if that differs.
-        address: Where DOWNLOAD fetches it from.
-        is_checkpoint: Whether it is one.
-    """
-
-    place: str
-    status: str
-    detail: str
-    get: str = ""
-    note: str = ""
-    address: str = ""
+    place: str  # its path, or a package's name
+    status: str  # THERE, DOWNLOAD (not yet, but the tool can fetch it) or MISSING
+    detail: str  # what was found, or what is wrong
+    get: str = ""  # how to get it, if it is not there
+    note: str = ""  # what is there instead of what the paper had, if that differs
+    address: str = ""  # where DOWNLOAD fetches it from
     is_checkpoint: bool = False
 
 

@@ -11,66 +11,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of accuracy.
+    """A column of accuracy."""
 
-    Attributes:
-        label: As the paper calls it.
-        key: As the mm metrics call it.
-        scale: From their value to percent.
-    """
-
-    label: str
-    key: str
-    scale: float = 1.0
+    label: str  # as the paper calls it
+    key: str  # as the mm metrics call it
+    scale: float = 1.0  # from their value to percent
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper reports in one row.
+    """What the paper reports in one row."""
 
-    Attributes:
-        accuracy: Percent, one value for each metric of the table.
-        speed: Times the speed of the row `none`.
-        memory: GB of GPU memory in training.
-    """
-
-    accuracy: tuple[float, ...]
-    speed: float | None = None
-    memory: float | None = None
+    accuracy: tuple[float, ...]  # percent, one value for each metric of the table
+    speed: float | None = None  # times the speed of the row `none`
+    memory: float | None = None  # GB of GPU memory in training
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set: where it comes from and what shows that it is whole.
+    """A data set: where it comes from and what shows that it is whole."""
 
-    Attributes:
-        get: How to get it; the folder where it goes is the config's data root.
-        endings: Of the files in each folder of the config's `data_prefix`, by that folder's key.
-        images: How many images each stage ("train", "val", "test") has; absent where not checked.
-    """
-
-    get: str
-    endings: dict[str, tuple[str, ...]]
-    images: dict[str, int]
+    get: str  # how to get it; the folder where it goes is the config's data root
+    endings: dict[str, tuple[str, ...]]  # of files in each folder, by its key in `data_prefix`
+    images: dict[str, int]  # how many each split has; absent where that is not checked
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper.
+    """One table of the paper."""
 
-    Attributes:
-        name: What the command line calls it.
-        title: What a heading calls it.
-        config: File in `configs/`, with `{row}` for the row.
-        trains: Whether each row is trained; else one unmerged checkpoint is tested in all rows.
-    """
-
-    name: str
+    name: str  # on the command line
     title: str
-    config: str
+    config: str  # file in `configs/`, with `{row}` for the row
     data: DataSource
     metrics: tuple[Metric, ...]
-    trains: bool
+    trains: bool  # each row; else one unmerged checkpoint is tested in all rows
     rows: dict[str, Published]
 
 

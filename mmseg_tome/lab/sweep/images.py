@@ -22,11 +22,7 @@ from mmseg_tome.errors import DataError, UserError, first_line
 
 
 class Samples:
-    """What a test pipeline made of images, kept in memory.
-
-    Args:
-        samples: Each with its `inputs`, `[3, H, W]`.
-    """
+    """What a test pipeline made of images, each with its `inputs`, `[3, H, W]`; kept in memory."""
 
     def __init__(self, samples: list[dict]) -> None:
         self.samples = samples

@@ -54,10 +54,7 @@ def tokens_kept(
 ) -> dict[str, float]:
     """Percent of all blocks' queries, keys/values and query-key pairs that a setting leaves.
 
-    Args:
-        backbone: Is left with this setting.
-        hw: Size of the images, before any downsampling.
-        setting: What merges.
+    `hw` is the images' size, before any downsampling. The backbone is left with the setting.
     """
     sums = []
     for chosen in (NONE, setting):
@@ -73,16 +70,10 @@ def tokens_kept(
 
 
 class Network:
-    """A trained model on a device, to be run under any setting.
+    """A trained model on a device, to be run under any setting; errors are `build_network`'s.
 
-    Args:
-        cfg: Its config; what merges there does not matter.
-        checkpoint: File of its weights.
-        device: Where it runs.
-        dtype: "float32", or "bfloat16" or "float16" for half precision, see `accelerate`.
-
-    Raises:
-        UserError: As for `build_network`.
+    What merges in `cfg` does not matter. `dtype` is "float32", or for half precision "bfloat16" or
+    "float16", see `accelerate`.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str, dtype: str = "float32") -> None:
@@ -94,9 +85,7 @@ class Network:
     def predict(self, batches: Iterable[list[dict]], setting: Setting) -> Iterator[np.ndarray]:
         """Predicted classes of each image at its original size, uint8 or uint16 `[H, W]`.
 
-        Args:
-            batches: Samples of a test pipeline; those of a batch have one size.
-            setting: What merges.
+        `batches` are samples of a test pipeline; those of a batch have one size.
         """
         set_merging(self.model.backbone, setting)
         few = self.model.num_classes < 255
@@ -127,7 +116,7 @@ def time_settings(
         device: Where it runs.
         dtype: "float32", "bfloat16" or "float16".
         rounds: How often each is timed.
-        advance: Called `steps` times.
+        advance: Called for each setting, then for each of its rounds.
         launch: "eager", or by CUDA graphs where there is a GPU.
 
     Returns:
@@ -159,11 +148,6 @@ def time_settings(
         }
         for network, times in zip(networks, samples, strict=True)
     ]
-
-
-def steps(settings: Sequence[Setting], rounds: int) -> int:
-    """How often `time_settings` reports progress."""
-    return len(settings) * (1 + rounds)
 
 
 def move(model: nn.Module, device: torch.device, dtype: str) -> None:

@@ -25,13 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A model and its checkpoints, which differ in training alone (seeds).
-
-    Attributes:
-        name: What reports call it.
-        cfg: Its config.
-        checkpoints: Files of weights.
-    """
+    """A model, as reports call it, and its checkpoints, which differ in training alone (seeds)."""
 
     name: str
     cfg: Config
@@ -40,17 +34,11 @@ class TrainedModel:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """What shares a network, images and the predictions without merging.
-
-    Attributes:
-        model: The model.
-        index: Which of its checkpoints.
-        scale: Size of the input over that of the image file.
-    """
+    """What shares a network, images and the predictions without merging."""
 
     model: TrainedModel
-    index: int
-    scale: float
+    index: int  # of the checkpoint
+    scale: float  # size of the input over that of the image file
 
     @property
     def checkpoint(self) -> str:
@@ -58,7 +46,7 @@ class Group:
         return self.model.checkpoints[self.index]
 
     def file(self, setting: Setting) -> str:
-        """Name of a row's file."""
+        """A row's file name."""
         return f"{self.model.name}-{self.index}-x{self.scale:g}-{setting.name}.json"
 
     def __str__(self) -> str:

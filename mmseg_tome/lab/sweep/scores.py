@@ -76,13 +76,9 @@ class ScoreOptions:
 
 
 class Scorer:
-    """Scores predictions of a fixed list of images.
+    """Scores predictions of images with these labels, `[H, W]` each.
 
-    Args:
-        labels: Label of each image, `[H, W]`.
-        classes: Names of the classes.
-        options: What is measured, filled in by `ScoreOptions.of`.
-        ignore_index: Label of void pixels.
+    `options` are filled in by `ScoreOptions.of`, `ignore_index` is the label of void pixels.
     """
 
     def __init__(
@@ -110,13 +106,9 @@ class Scorer:
     ) -> dict[str, float]:
         """Scores over all images, in percent.
 
-        Args:
-            predictions: Classes of each image, unsigned `[H, W]`, the size of its label.
-            unmerged: The same without merging, to agree with.
-
-        Returns:
-            `mIoU`, `mIoU.thin`, `IoU.<class>`, `mIoU.small`, `recall.small` and so on for each
-            band, `boundary_mIoU`, and `agreement` if there is something to agree with.
+        `mIoU`, `mIoU.thin`, `IoU.<class>`, `mIoU.small`, `recall.small` and so on for each band,
+        `boundary_mIoU`, and `agreement` if there are predictions without merging to agree with.
+        Predictions are unsigned `[H, W]`, the size of the labels.
         """
         counts = [
             label.count(prediction)
@@ -138,13 +130,7 @@ class Scorer:
 
 
 class Evaluator:
-    """Evaluates settings of one network on one set of images.
-
-    Args:
-        network: The trained network.
-        images: What it sees.
-        batch: Images that run together.
-        scorer: Of the images; made with default options if None.
+    """Evaluates settings of one network on one set of images, `batch` at a time.
 
     Raises:
         DataError: The network predicts other classes than the images have.

@@ -17,7 +17,7 @@ from mmseg_tome.lab.output import write_json
 
 from . import rows
 from .images import Images, build_dataset, chosen_images, dataset_config, label_of
-from .network import Network, build_network, device_name, steps, time_settings, tokens_kept
+from .network import Network, build_network, device_name, time_settings, tokens_kept
 from .rows import Group, TrainedModel
 from .scores import Evaluator, ScoreOptions, Scorer, scorer_of
 from .settings import Setting
@@ -25,21 +25,7 @@ from .settings import Setting
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep runs.
-
-    Attributes:
-        out: Its folder.
-        device: Where networks run.
-        dtype: "float32", "bfloat16" or "float16".
-        batch: Images at a time when evaluating.
-        workers: Threads that read images.
-        max_images: Evaluate on no more images than this; None takes all.
-        scores: What is measured besides mIoU.
-        part: Which share of the rows this process does, from 0, and of how many.
-        time_batches: Images at a time when timing.
-        rounds: How often each setting is timed.
-        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
-    """
+    """How a sweep runs: options of `tools/sweep.py`, which says what they mean."""
 
     out: Path
     device: torch.device
@@ -48,7 +34,7 @@ class Options:
     workers: int = 4
     max_images: int | None = None
     scores: ScoreOptions = field(default_factory=ScoreOptions)
-    part: tuple[int, int] = (0, 1)
+    part: tuple[int, int] = (0, 1)  # which share of the rows, from 0, and of how many
     time_batches: tuple[int, ...] = (1,)
     rounds: int = 20
     launch: str = "auto"
@@ -220,8 +206,8 @@ class Sweep:
             for batch in self.options.time_batches
         ]
         todo = [(group, batch) for group, batch in todo if not self._is_timed(group, batch)]
-        total = len(todo) * steps(self.settings, self.options.rounds)
-        with progress_of("timings", total, every=steps(self.settings, 0)) as advance:
+        total = len(todo) * len(self.settings) * (1 + self.options.rounds)
+        with progress_of("timings", total, every=len(self.settings)) as advance:
             for group, batch in todo:
                 self._time(group, batch, lambda: advance(""))
 

@@ -34,16 +34,8 @@ MIN_SAMPLE_S = 0.02
 class StageTimes:
     """Predicts times of plans from times of stages, each of which is measured once.
 
-    Args:
-        model: The segmentor, in eval mode; is moved to the device and cast.
-        space: What can merge.
-        hw: Size of the images.
-        batch: Images at a time.
-        device: Where it runs.
-        dtype: "float32", "bfloat16" or "float16".
-        known: Keeps what was measured: milliseconds, and of choices ratios, by name.
-        rounds: How often each is timed; `ROUNDS` if None.
-        launch: "eager", or by CUDA graphs where there is a GPU.
+    `known` keeps what was measured: milliseconds, and of choices ratios, by name. The others are as
+    for `time_settings`.
     """
 
     def __init__(
@@ -55,11 +47,11 @@ class StageTimes:
         device: torch.device,
         dtype: str,
         known: MutableMapping[str, float],
-        rounds: int | None = None,
+        rounds: int = ROUNDS,
         launch: str = "auto",
     ) -> None:
         self.space, self.hw, self.batch = space, hw, batch
-        self.device, self.dtype, self.rounds = device, dtype, rounds or ROUNDS
+        self.device, self.dtype, self.rounds = device, dtype, rounds
         self.known, self.launch, self.model = known, launch, model
         move(model, device, dtype)
         if "ms whole" not in known:
@@ -146,16 +138,10 @@ def _ratio_key(stage: int, choice: Choice) -> str:
 
 
 class Guess(NamedTuple):
-    """A plan, or its first stages, with what they promise.
+    """A plan, or its first stages, with what they promise."""
 
-    Attributes:
-        ms: Time per image that is saved, negated.
-        loss: Sum of the losses of its parts.
-        plan: A choice for each stage.
-    """
-
-    ms: float
-    loss: float
+    ms: float  # per image that are saved, negated
+    loss: float  # sum of the losses of its parts
     plan: Plan
 
 

@@ -29,17 +29,11 @@ JOURNAL = "journal.log"
 
 @dataclass(frozen=True)
 class Tried:
-    """A plan that was tried.
-
-    Attributes:
-        plan: What merges.
-        speedup: Predicted, over no merging.
-        scores: `loss`, `agreement` and, with labels, `mIoU` on the search's images.
-    """
+    """A plan that was tried."""
 
     plan: Plan
-    speedup: float
-    scores: dict[str, float]
+    speedup: float  # predicted, over no merging
+    scores: dict[str, float]  # `loss`, `agreement`, with labels `mIoU`, on the search's images
 
     @property
     def loss(self) -> float:
@@ -50,21 +44,11 @@ class Tried:
 class Search:
     """A study of the plans of one network on one set of images.
 
-    Args:
-        study: As `open_study` gives it.
-        space: What can merge.
-        times: Predicts times.
-        loss: The true loss of a plan.
-        quick_loss: The loss on fewer images, for probes.
+    `loss` is the true loss of a plan, `quick_loss` that on fewer images, for probes.
     """
 
     def __init__(
-        self,
-        study: optuna.Study,
-        space: Space,
-        times: StageTimes,
-        loss: Loss,
-        quick_loss: Loss,
+        self, study: optuna.Study, space: Space, times: StageTimes, loss: Loss, quick_loss: Loss
     ) -> None:
         self.study, self.space, self.times = study, space, times
         self.loss, self.quick_loss = loss, quick_loss
@@ -86,9 +70,7 @@ class Search:
     def first_plans(self, goal: float | None, number: int) -> list[Plan]:
         """No merging, the presets, then about `number` plans that the probes promise.
 
-        Args:
-            goal: Speed-up around which half of them lie; None spreads all.
-            number: How many of the probes' plans.
+        Half of these lie around the speed-up `goal`; without one, all are spread.
         """
         guessed = [guess.plan for guess in probes.guesses(self.space, self.times, self.known)]
         near = []
@@ -100,17 +82,12 @@ class Search:
         return list(dict.fromkeys(first))
 
     def run(self, first: Sequence[Plan], trials: int, advance: Callable[[str], None]) -> None:
-        """Go on until there are this many trials, beginning with the plans of `first`.
+        """Go on until there are this many trials in all, beginning with the plans of `first`.
 
-        Args:
-            first: Plans that are tried even if there are more of them than trials.
-            trials: How many there shall be in all.
-            advance: Called after each.
+        These are tried even if they are more; `advance` is called after each.
         """
-        done = {tried.plan for tried in self.tried()}
-        todo = [plan for plan in first if plan not in done]
-        number = max(trials - len(self._completed()), len(todo))
-        for plan in todo:
+        number = self.missing(first, trials)
+        for plan in self._untried(first):
             self.study.enqueue_trial(self.space.params(plan))
 
         def tell(study, trial) -> None:
@@ -121,8 +98,11 @@ class Search:
 
     def missing(self, first: Sequence[Plan], trials: int) -> int:
         """How many trials `run` will do."""
+        return max(trials - len(self._completed()), len(self._untried(first)))
+
+    def _untried(self, plans: Sequence[Plan]) -> list[Plan]:
         done = {tried.plan for tried in self.tried()}
-        return max(trials - len(self._completed()), sum(plan not in done for plan in first))
+        return [plan for plan in plans if plan not in done]
 
     def tried(self) -> list[Tried]:
         """Every plan that was tried, once."""
@@ -163,10 +143,7 @@ class Known(UserDict):
 def open_study(out: Path, name: str, seed: int) -> optuna.Study:
     """The study of this name in a folder's journal, made if it is not there.
 
-    Args:
-        out: The folder.
-        name: Depends on all that a trial's values do.
-        seed: Of the sampler.
+    The name depends on all that a trial's values do; `seed` is the sampler's.
 
     Raises:
         UserError: The journal cannot be read or written.

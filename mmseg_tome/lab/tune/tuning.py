@@ -30,22 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Options:
-    """How a search runs.
-
-    Attributes:
-        out: Folder of the results.
-        device: Where the network runs.
-        dtype: "float32", "bfloat16" or "float16".
-        goal: What is wanted.
-        trials: Plans that are tried, the presets among them.
-        batch: Images at a time when evaluating.
-        time_batch: Images at a time when timing.
-        rounds: How often the final candidates are timed.
-        held_out: Share of the images that the search does not see.
-        probe_images: Images on which each stage is probed.
-        seed: Of the sampler.
-        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
-    """
+    """How a search runs: options of `tools/tune.py`, which says what they mean, and two more."""
 
     out: Path
     device: torch.device
@@ -55,8 +40,8 @@ class Options:
     batch: int = 1
     time_batch: int = 1
     rounds: int = 15
-    held_out: float = 0.33
-    probe_images: int = 6
+    held_out: float = 0.33  # share of the images that the search does not see
+    probe_images: int = 6  # on which each stage is probed
     seed: int = 0
     launch: str = "auto"
 
@@ -72,7 +57,7 @@ def tune(
         checkpoint: File of the weights.
         images: What it is tuned on, with labels or without.
         source: Where the images are from, with all that they depend on.
-        options: How.
+        options: How it runs.
 
     Raises:
         UserError: The images are too few, the checkpoint does not fit, or nothing reaches the goal.
