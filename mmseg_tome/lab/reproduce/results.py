@@ -131,7 +131,7 @@ def columns(table: Table, rows: list[Row]) -> dict[str, Callable[[Row], str]]:
         found[f"{metric.label}, measured"] = lambda row, metric=metric: _cell(
             row, "test", lambda r: r["metrics"][metric.key] * metric.scale, "{:.2f}"
         )
-    found["speed, paper"] = lambda row: _times(row.published.speed)
+    found["speed, paper"] = lambda row: _number(row.published.speed, "{:.2f}x")
     for name in pipelines(rows):
         found[f"speed, {name}"] = _of_pipeline(name, "speed", "{:.2f}x")
     if "peer" in pipelines(rows):
@@ -148,10 +148,12 @@ def columns(table: Table, rows: list[Row]) -> dict[str, Callable[[Row], str]]:
 
 def pipelines(rows: list[Row]) -> list[str]:
     """The pipelines of the benchmark that were measured in any row, ours first."""
-    names = [
-        name for row in rows for name in (_results(row, "speed") or {"pipelines": {}})["pipelines"]
-    ]
-    return list(dict.fromkeys(["ours", *names]))
+    return list(dict.fromkeys(["ours", *(name for row in rows for name in _speeds(row))]))
+
+
+def _speeds(row: Row) -> dict[str, dict]:
+    """What was measured of each pipeline."""
+    return (_results(row, "speed") or {"pipelines": {}})["pipelines"]
 
 
 def _of_pipeline(name: str, key: str, form: str, scale: float = 1.0) -> Callable[[Row], str]:
@@ -182,10 +184,6 @@ def _results(row: Row, name: str) -> dict | None:
 
 def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else form.format(value)
-
-
-def _times(value: float | None) -> str:
-    return _number(value, "{:.2f}x")
 
 
 def markdown(table: Table, settings: Settings, rows: list[Row]) -> str:
@@ -236,7 +234,7 @@ def remarks(table: Table, settings: Settings, rows: list[Row]) -> list[str]:
             if record.get("status") == FAILED:
                 lines.append(f"{row.name}: {step.name} {record['error']} (log: {step.log})")
             lines += [f"**not the paper's data**: {note}" for note in record.get("notes", ())]
-        for name, found in (_results(row, "speed") or {"pipelines": {}})["pipelines"].items():
+        for name, found in _speeds(row).items():
             lines += [f"{row.name}: speed, {name}: {found['error']}"] if found["error"] else []
     return list(dict.fromkeys(filter(None, lines)))  # each once
 

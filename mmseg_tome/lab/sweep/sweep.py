@@ -22,6 +22,9 @@ from .rows import Group, TrainedModel
 from .scores import Evaluator, ScoreOptions, Scorer, scorer_of
 from .settings import Setting
 
+MOMENT = 10.0
+"""Seconds in which every part of a sweep has begun, for which it holds the whole folder."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -94,36 +97,26 @@ class Sweep:
                     with only_one(out, file=lock.stem[1:]):
                         pass  # raises where that part runs
             else:
-                with only_one(out, patience=10):  # a moment's: raises where a process does all
+                with only_one(out, MOMENT):  # raises where a process does all
                     held.enter_context(only_one(out, file=f"part-{part + 1}-of-{parts}"))
             yield
 
     def todo(self) -> list[tuple[Group, list[Setting]]]:
         """The rows of this part that are not there yet, by group."""
         part, parts = self.options.part
-        return [
-            (
-                group,
-                [
-                    setting
-                    for setting in rows.share(self.settings, position, part, parts)
-                    if not self._is_done(group, setting)
-                ],
-            )
+        shares = [
+            (group, rows.share(self.settings, position, part, parts))
             for position, group in enumerate(self.groups)
         ]
+        return [(g, [s for s in share if not self._is_done(g, s)]) for g, share in shares]
 
     def mark(self, group: Group, setting: Setting) -> str:
         """A row's fingerprint."""
         return rows.fingerprint(
-            group.model.cfg.model,
-            group.checkpoint,
-            setting,
-            scale=group.scale,
-            dtype=self.options.dtype,
-            device=self.options.device.type,
+            group.model.cfg.model, group.checkpoint, setting, scale=group.scale,
+            dtype=self.options.dtype, device=self.options.device.type,
             **self.data[group.model.name],
-        )
+        )  # fmt: skip
 
     def _is_done(self, group: Group, setting: Setting) -> bool:
         row = rows.read(self.folder / group.file(setting))
@@ -219,16 +212,11 @@ class Sweep:
         options = self.options
         on_gpu = options.device.type == "cuda"
         return rows.fingerprint(
-            group.model.cfg.model,
-            group.checkpoint,
-            setting,
-            hw=self._input_size(group),
-            batch=batch,
-            dtype=options.dtype,
-            device=device_name(options.device),
+            group.model.cfg.model, group.checkpoint, setting, hw=self._input_size(group),
+            batch=batch, dtype=options.dtype, device=device_name(options.device),
             rounds=options.rounds,
             **(dict(launch="eager") if options.launch == "eager" and on_gpu else {}),
-        )
+        )  # fmt: skip
 
     def _input_size(self, group: Group) -> tuple[int, int]:
         height, width = self.data[group.model.name]["hw"]
@@ -245,16 +233,9 @@ class Sweep:
         options, hw = self.options, self._input_size(group)
         model = build_network(group.model.cfg, group.checkpoint)
         found = time_settings(
-            model,
-            self.settings,
-            hw,
-            batch,
-            options.device,
-            options.dtype,
-            options.rounds,
-            advance,
-            options.launch,
-        )
+            model, self.settings, hw, batch, options.device, options.dtype, options.rounds,
+            advance, options.launch,
+        )  # fmt: skip
         run = uuid.uuid4().hex[:8]  # only times of one run compare
         for setting, times in zip(self.settings, found, strict=True):
             row = {
@@ -272,13 +253,8 @@ class Sweep:
 
 
 def _named(group: Group, setting: Setting) -> dict:
-    return {
-        "model": group.model.name,
-        "scale": group.scale,
-        "setting": setting.name,
-        "tome_cfg": setting.tome_cfg,
-        "down_sample": setting.down_sample,
-    }
+    merging = dict(tome_cfg=setting.tome_cfg, down_sample=setting.down_sample)
+    return dict(model=group.model.name, scale=group.scale, setting=setting.name) | merging
 
 
 def _summary(row: dict) -> str:

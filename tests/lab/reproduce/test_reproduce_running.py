@@ -99,28 +99,6 @@ def tools(monkeypatch) -> FakeTools:
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
-    for split in ("train", "val"):
-        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
-            folder = tmp_path / "cityscapes" / kind / split
-            folder.mkdir(parents=True)
-            (folder / f"ulm_{ending}.png").touch()
-    return tmp_path / "cityscapes"
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    path = tmp_path / "my.pth"
-    torch.save(dict(state_dict={}), path)
-    return path
-
-
-@pytest.fixture
-def work_dir(tmp_path) -> Path:
-    return tmp_path / "work"
-
-
-@pytest.fixture
 def call(data, checkpoint, work_dir):
     """Run the tool on the rows `none` and `hq`."""
 

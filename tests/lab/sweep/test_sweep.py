@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from mmseg_tome.cli import sweep
+from mmseg_tome.files import only_one
 from mmseg_tome.lab.sweep.images import Images
 from mmseg_tome.lab.sweep.network import (
     Network,
@@ -192,6 +193,25 @@ def test_parts_make_one_sweep_that_goes_on_where_it_was(place, tmp_path, capsys)
     changed[3] = str(tmp_path / "0.pth")
     sweep.main([*changed, "--dry-run"])
     assert "9 of 18 rows to do" in capsys.readouterr().out
+
+
+def test_parts_share_a_folder_that_else_one_process_holds(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mmseg_tome.lab.sweep.sweep.MOMENT", 0)
+    out = tmp_path / "out"
+
+    def refusal(*more) -> str:
+        call = [*arguments(place, out), "--max-images", "1", "--vary", "downsample", *more]
+        assert sweep.main(call) in (0, 2)
+        return capsys.readouterr().err
+
+    with only_one(out, file="part-1-of-2"):
+        assert f"another process writes {out / 'part-1-of-2'}" in refusal()
+        assert f"another process writes {out / 'part-1-of-2'}" in refusal("--part", "1/2")
+        assert "another process" not in refusal("--part", "2/2")
+        assert len(list((out / "rows").iterdir())) == 2
+    with only_one(out):
+        assert f"another process writes into {out}" in refusal("--part", "2/2")
+    assert [path.name for path in out.iterdir()] == ["rows"]
 
 
 def test_a_damaged_row_is_done_again(place, tmp_path, capsys):
