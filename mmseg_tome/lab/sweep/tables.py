@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,28 +111,23 @@ def _spread(values: Sequence[float]) -> dict:
 def problems(scored: Sequence[dict], timed: Sequence[dict]) -> list[str]:
     """Why rows do not compare, if so, a line each."""
     found = []
-    for what in ("dtype", "images", "options", "data"):
-        values = {json.dumps(row[what]) for row in scored}
-        if len(values) > 1:
-            found.append(
-                f"rows differ in {what} ({', '.join(sorted(values))}): do not compare them"
-            )
-    for what in ("dtype", "device"):
-        if len(values := {row[what] for row in timed}) > 1:
-            found.append(
-                f"times differ in {what} ({', '.join(sorted(values))}): do not compare them"
-            )
-    having = {(row["model"], row["scale"], row["index"]) for row in scored}
-    plain = {
-        (row["model"], row["scale"], row["index"]) for row in scored if row["setting"] == NONE.name
-    }
-    for model, scale, index in sorted(having - plain):
-        found.append(f"{model}, checkpoint {index}, x{scale:g} has no row without merging yet")
-    counts: dict[tuple, set] = {}
+    for kind, compared, keys in (
+        ("rows", scored, ("dtype", "images", "options", "data")),
+        ("times", timed, ("dtype", "device")),
+    ):
+        for key in keys:
+            values = sorted({json.dumps(row[key]) for row in compared})
+            if len(values) > 1:
+                found.append(f"{kind} differ in {key} ({', '.join(values)}): do not compare them")
+    of_model, of_scale, of_setting = defaultdict(set), defaultdict(set), defaultdict(set)
     for row in scored:
-        counts.setdefault((row["model"], row["scale"], row["setting"]), set()).add(row["index"])
-    every = {model: {i for m, _, i in having if m == model} for model, _, _ in having}
-    short = [key for key, indices in counts.items() if indices != every[key[0]]]
+        of_model[row["model"]].add(row["index"])
+        of_scale[row["model"], row["scale"]].add(row["index"])
+        of_setting[row["model"], row["scale"], row["setting"]].add(row["index"])
+    for (model, scale), indices in sorted(of_scale.items()):
+        for index in sorted(indices - of_setting.get((model, scale, NONE.name), set())):
+            found.append(f"{model}, checkpoint {index}, x{scale:g} has no row without merging yet")
+    short = [key for key, indices in of_setting.items() if indices != of_model[key[0]]]
     if short:
         model, scale, setting = short[0]
         found.append(

@@ -41,31 +41,26 @@ class Tried:
         return self.scores["loss"]
 
 
-class Search:
-    """A study of the plans of one network on one set of images.
+class Known(UserDict):
+    """Numbers by name, kept in a study's journal."""
 
-    `loss` is the true loss of a plan, `quick_loss` that on fewer images, for probes.
-    """
+    def __init__(self, study: optuna.Study) -> None:
+        super().__init__()
+        self.study, self.data = study, dict(study.user_attrs)
+
+    def __setitem__(self, key: str, value: float) -> None:
+        self.study.set_user_attr(key, value)
+        self.data[key] = value
+
+
+class Search:
+    """A study of the plans of one network on one set of images."""
 
     def __init__(
-        self, study: optuna.Study, space: Space, times: StageTimes, loss: Loss, quick_loss: Loss
+        self, study: optuna.Study, space: Space, times: StageTimes, loss: Loss, known: Known
     ) -> None:
-        self.study, self.space, self.times = study, space, times
-        self.loss, self.quick_loss = loss, quick_loss
-        self.known = Known(study)
-
-    def prune(self, advance: Callable[[str], None]) -> None:
-        """Time each choice by itself and leave out what saves nothing; a step for each stage."""
-        self.space = probes.pruned(self.space, self.times, advance)
-
-    def probe(self, advance: Callable[[str], None]) -> None:
-        """Measure what each choice costs by itself; a step for each of `to_probe`."""
-        probes.probe(self.space, self.times, self.quick_loss, self.known, advance)
-
-    @property
-    def to_probe(self) -> int:
-        """Number of the choices that `probe` measures."""
-        return len(probes.worthwhile(self.space, self.times))
+        self.study, self.space, self.times, self.loss = study, space, times, loss
+        self.known = known
 
     def first_plans(self, goal: float | None, number: int) -> list[Plan]:
         """No merging, the presets, then about `number` plans that the probes promise.
@@ -126,18 +121,6 @@ class Search:
         trial.set_user_attr("plan", plan)
         trial.set_user_attr("scores", self._scores[plan])
         return 1 / self.times.speedup(plan), self._scores[plan]["loss"]
-
-
-class Known(UserDict):
-    """Numbers by name, kept in a study's journal."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        super().__init__()
-        self.study, self.data = study, dict(study.user_attrs)
-
-    def __setitem__(self, key: str, value: float) -> None:
-        self.study.set_user_attr(key, value)
-        self.data[key] = value
 
 
 def open_study(out: Path, name: str, seed: int) -> optuna.Study:

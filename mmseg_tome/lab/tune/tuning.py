@@ -71,6 +71,7 @@ def tune(
     some, others = split(len(images), options.held_out)
     loss = loss_on(images, some, network, options.batch)
     few = images.subset(spread(some, options.probe_images))
+    known = Known(study)
     times = StageTimes(
         build_network(cfg, checkpoint),
         space,
@@ -78,14 +79,16 @@ def tune(
         options.time_batch,
         options.device,
         options.dtype,
-        Known(study),
+        known,
         launch=options.launch,
     )
-    search = Search(study, space, times, loss, AgreementLoss(network, few, options.batch))
     with progress_of("stages timed", len(space.ways)) as advance:
-        search.prune(advance)
-    with progress_of("probes", search.to_probe, every=10) as advance:
-        search.probe(advance)
+        space = probes.pruned(space, times, advance)
+    number = len(probes.worthwhile(space, times))
+    with progress_of("probes", number, every=10) as advance:
+        quick_loss = AgreementLoss(network, few, options.batch)
+        probes.probe(space, times, quick_loss, known, advance)
+    search = Search(study, space, times, loss, known)
     first = search.first_plans(options.goal.speedup, options.trials // 3)
     with progress_of("trials", search.missing(first, options.trials), every=10) as advance:
         search.run(first, options.trials, advance)
@@ -112,7 +115,7 @@ def tune(
         chosen=chosen and _entry(chosen, measured, names, checked),
         presets=[_entry(t, measured, names, checked) for t in tried if t.plan in names],
         front=[results.as_json(t, measured, names) for t in front(tried)],
-        probes=probes.table(search.space, times, search.known),
+        probes=probes.table(space, times, known),
         trials=[results.as_json(t, measured, names) for t in tried],
     )
     write_json(options.out / results.JSON, content)
