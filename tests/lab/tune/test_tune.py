@@ -216,10 +216,11 @@ def test_joined_test_data(place, tmp_path, capsys, reached, join_test_data):
     assert tune.main([*both, "--config", str(config)]) == 0
     found = json.loads((tmp_path / "out/pareto.json").read_text())["images"]
     assert found["searched"] + found["held_out"] == 12
-    images = unlabelled(place, tmp_path / "images", "--target", "1.5x")
+    few = ("--target", "1.5x", "--max-images", "2")
+    images = unlabelled(place, tmp_path / "images", *few)
     assert tune.main([*images, "--config", str(config)]) == 0
     labels = ("--labels", str(place / "data/labels/val"))
-    images = unlabelled(place, tmp_path / "labels", "--target", "1.5x", *labels)
+    images = unlabelled(place, tmp_path / "labels", *few, *labels)
     assert tune.main([*images, "--config", str(config)]) == 0
 
 
