@@ -30,7 +30,7 @@ from mmseg_tome.cli import names, options
 from mmseg_tome.cli.ending import command, ignore_developer_warnings
 from mmseg_tome.config import choose_checkpoint, is_pose, read_config, read_size
 from mmseg_tome.errors import UserError
-from mmseg_tome.files import replacing
+from mmseg_tome.files import only_one, replacing
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,13 @@ def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     if not args.verbose:
         ignore_developer_warnings()
+    check_options(args)
+    with only_one(args.out.parent, file=args.out.name):
+        write(args)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the file, once what it computes has been compared."""
     import torch
     from rich.console import Console
 
@@ -89,7 +96,6 @@ def export(args: argparse.Namespace) -> None:
     from mmseg_tome.export.network import Network
     from mmseg_tome.export.runtime import open_exported
 
-    check_options(args)
     pictures = find_images(args.calibration) if args.calibration else []
     cfg = with_one_test_dataset(read_config(args))
     if args.dynamic_size and is_pose(cfg):

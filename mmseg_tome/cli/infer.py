@@ -248,7 +248,7 @@ def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, pr
         return None
     from mmseg_tome.cli import switches
     from mmseg_tome.visualization.illustrator import MergingIllustrator
-    from mmseg_tome.visualization.selection import Selection
+    from mmseg_tome.visualization.stage_maps import Selection
 
     if reason := switches.merges_nothing(cfg):
         say(no_effect("--show-merging", reason))

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         args = parse_args(argv)
-        from mmseg_tome.lab.reproduce.main import reproduce
+        from mmseg_tome.lab.reproduce.command import reproduce
 
         return reproduce(args, benchmark.parse_args)
 

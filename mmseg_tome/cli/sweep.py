@@ -78,4 +78,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-main = command(parse_args, "mmseg_tome.lab.sweep.main:sweep", "sweep.py", "call it again to go on")
+main = command(
+    parse_args, "mmseg_tome.lab.sweep.command:sweep", "sweep.py", "call it again to go on"
+)

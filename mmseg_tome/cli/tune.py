@@ -84,4 +84,4 @@ def speedup(text: str) -> float:
     return value
 
 
-main = command(parse_args, "mmseg_tome.lab.tune.main:tune", "tune.py", "call it again to go on")
+main = command(parse_args, "mmseg_tome.lab.tune.command:tune", "tune.py", "call it again to go on")

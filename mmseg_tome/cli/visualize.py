@@ -38,6 +38,7 @@ from mmseg_tome.cli.infer import (
 from mmseg_tome.cli.progress import progress_bar
 from mmseg_tome.config import OURS, check_checkpoint, is_pose, read_config
 from mmseg_tome.errors import UserError, first_line
+from mmseg_tome.files import only_one
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -85,7 +86,7 @@ def visualize(args: argparse.Namespace) -> int:
     from mmseg_tome.config_datasets import with_one_test_dataset
     from mmseg_tome.predict.inputs import Reader
     from mmseg_tome.visualization.illustrator import MergingIllustrator
-    from mmseg_tome.visualization.selection import Selection
+    from mmseg_tome.visualization.stage_maps import Selection
 
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
@@ -105,7 +106,8 @@ def visualize(args: argparse.Namespace) -> int:
     preset = f"preset {merging}" if isinstance(merging, str) else "tome_cfg of its own"
     note = f"{Path(args.config).name}, {preset}, {shown}"
     illustrator = MergingIllustrator(predictor, cfg, note, Selection(args.block, args.stages))
-    failed = draw_all(args, sources, reader, illustrator)
+    with only_one(args.out):
+        failed = draw_all(args, sources, reader, illustrator)
     count = len(sources) - len(failed)
     figures = "1 figure" if count == 1 else f"{count} figures"
     print(f"{figures} drawn, {len(failed)} inputs failed: {args.out}")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import argparse
 import gc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from mmseg_tome import config
 from mmseg_tome.config import check_checkpoint, check_counts, check_scales, is_pose, say
-from mmseg_tome.config_datasets import base_datasets, change_pipelines, find_test_pipeline
+from mmseg_tome.config_datasets import change_pipelines, find_test_pipeline
 from mmseg_tome.errors import DataError, UserError
-from mmseg_tome.files import make_folder, only_one, progress_of
+from mmseg_tome.files import only_one, progress_of
+from mmseg_tome.lab.output import markdown_table
+from mmseg_tome.lab.sweep.command import check_launch, set_data_root
 from mmseg_tome.lab.sweep.images import Images, Samples
-from mmseg_tome.lab.sweep.main import check_launch
-from mmseg_tome.lab.sweep.settings import Setting
+from mmseg_tome.lab.sweep.network import Network, build_network, time_settings
+from mmseg_tome.lab.sweep.scores import Evaluator
+from mmseg_tome.lab.sweep.settings import NONE, Setting
+from mmseg_tome.merging import PRESETS
 
+COMPARED = ("hq", "fast", "hq-prop", "fast-prop")
 STOCK = ("MixVisionTransformer", "mmseg.MixVisionTransformer")
 
 
@@ -79,9 +85,8 @@ def read_config(args: argparse.Namespace):
         if not cfg.get(f"{args.data}_dataloader"):
             raise DataError(f"the config has no {args.data}_dataloader")
         cfg.test_dataloader.dataset = data_of(cfg, args.data)
-    if args.data_root and cfg.get("test_dataloader"):
-        for part in base_datasets(cfg.test_dataloader.dataset):
-            part["data_root"] = args.data_root
+    if cfg.get("test_dataloader"):
+        set_data_root(cfg.test_dataloader.dataset, args.data_root)
     return cfg
 
 
@@ -114,22 +119,15 @@ def read_images(args: argparse.Namespace, cfg) -> Samples:
 def search(args: argparse.Namespace, cfg) -> str:
     """Tune; returns what to say."""
     from mmseg_tome.lab.tune.choose import Goal
-    from mmseg_tome.lab.tune.run import Options
-    from mmseg_tome.lab.tune.run import tune as run
+    from mmseg_tome.lab.tune.tuning import Options
+    from mmseg_tome.lab.tune.tuning import tune as run
 
     images = read_images(args, cfg)
-    make_folder(args.out)
+    same = ("out", "dtype", "trials", "batch", "time_batch", "rounds", "seed", "launch")
     options = Options(
-        out=args.out,
         device=torch.device(args.device),
-        dtype=args.dtype,
         goal=Goal(args.target, args.max_loss),
-        trials=args.trials,
-        batch=args.batch,
-        time_batch=args.time_batch,
-        rounds=args.rounds,
-        seed=args.seed,
-        launch=args.launch,
+        **{name: getattr(args, name) for name in same},
     )
     gc.freeze()  # what is loaded by now stays: the collection before every timing skips it
     source = str(args.images or f"{args.data} data of {Path(args.config).name}")
@@ -138,30 +136,44 @@ def search(args: argparse.Namespace, cfg) -> str:
 
 
 def check(args: argparse.Namespace, cfg) -> str:
-    """Compare tuned configs with none and presets; returns a table."""
-    from mmseg_tome.lab.tune.check import COMPARED, compare, table
-
-    tuned = []
+    """Compare tuned configs with none and presets on labelled images; returns a table."""
+    settings = [NONE, *(Setting(name, PRESETS[name]) for name in COMPARED)]
     for path in args.check:
         found = config.read_config(argparse.Namespace(**{**vars(args), "config": str(path)}))
         name = path.stem if len(args.check) == 1 else path.with_suffix("").as_posix()
-        tuned.append(Setting(name, found.model.backbone.get("tome_cfg")))
+        settings.append(Setting(name, found.model.backbone.get("tome_cfg")))
     rows = []
     scales = args.scale or [None]
-    with progress_of("rows", len(scales) * (1 + len(COMPARED) + len(tuned))) as advance:
+    with progress_of("rows", len(scales) * len(settings)) as advance:
         for scale in scales:
-            rows += compare(
-                cfg,
-                args.checkpoint,
-                tuned,
-                scale,
-                torch.device(args.device),
-                args.dtype,
-                args.batch,
-                args.time_batch,
-                args.rounds,
-                args.max_images,
-                advance,
-                args.launch,
-            )
-    return table(rows)
+            rows += compare(args, cfg, settings, scale, advance)
+    heads = ("input", "merging", "mIoU", "agreement", "ms per image", "speed-up")
+    return "\n".join(markdown_table(heads, rows))
+
+
+def compare(
+    args: argparse.Namespace,
+    cfg,
+    settings: Sequence[Setting],
+    scale: float | None,
+    advance: Callable[[str], None],
+) -> list[list[str]]:
+    """Evaluate and time settings, the first of which is `NONE`: rows of the table of `check`."""
+    device = torch.device(args.device)
+    images = Images(cfg, scale, args.max_images)
+    evaluator = Evaluator(Network(cfg, args.checkpoint, device, args.dtype), images, args.batch)
+    scores = []
+    for setting in settings:
+        scores.append(evaluator.evaluate(setting))
+        advance(setting.name)
+    times = time_settings(
+        build_network(cfg, args.checkpoint), settings, images.hw, args.time_batch, device,
+        args.dtype, args.rounds, launch=args.launch,
+    )  # fmt: skip
+    ms = [found["ms"]["median"] for found in times]
+    size = "{1}x{0}".format(*images.hw)
+    return [
+        [size, setting.name, f"{score['mIoU']:.2f}", f"{score['agreement']:.2f}", f"{own:.1f}",
+         f"{ms[0] / own:.2f}x"]
+        for setting, score, own in zip(settings, scores, ms, strict=True)
+    ]  # fmt: skip

@@ -21,12 +21,12 @@ from mmseg_tome.config import (
 )
 from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.errors import UserError
-from mmseg_tome.files import make_folder
-from mmseg_tome.lab.sweep import report
-from mmseg_tome.lab.sweep.rows import Model
-from mmseg_tome.lab.sweep.runner import Options, Sweep
-from mmseg_tome.lab.sweep.scores import ScoreOptions
-from mmseg_tome.lab.sweep.settings import settings
+
+from . import tables
+from .rows import TrainedModel
+from .scores import ScoreOptions
+from .settings import settings
+from .sweep import Options, Sweep
 
 
 def sweep(args: argparse.Namespace) -> int:
@@ -39,13 +39,13 @@ def sweep(args: argparse.Namespace) -> int:
         if args.dry_run:
             print(planned.plan())
             return 0
-        make_folder(planned.folder)
-        if args.accuracy:
-            planned.evaluate()
-        if args.time:
-            planned.time()
+        with planned.holding_folder():
+            if args.accuracy:
+                planned.evaluate()
+            if args.time:
+                planned.time()
     if args.part is None:
-        print(*report.write(args.out), sep="\n")
+        print(*tables.write(args.out), sep="\n")
     return 0
 
 
@@ -110,11 +110,7 @@ def read_part(text: str | None) -> tuple[int, int]:
 
 def read_options(args: argparse.Namespace) -> Options:
     """How the sweep runs."""
-    scores = ScoreOptions(
-        thin=args.thin and tuple(args.thin),
-        bands=args.bands and tuple(args.bands),
-        boundary_ratio=args.boundary_ratio,
-    )
+    thin, bands = (value and tuple(value) for value in (args.thin, args.bands))
     return Options(
         out=args.out,
         device=torch.device(args.device),
@@ -122,7 +118,7 @@ def read_options(args: argparse.Namespace) -> Options:
         batch=args.batch,
         workers=args.workers,
         max_images=args.max_images,
-        scores=scores,
+        scores=ScoreOptions(thin, bands, args.boundary_ratio),
         part=read_part(args.part),
         time_batches=tuple(dict.fromkeys(args.time_batch)),
         rounds=args.rounds,
@@ -130,7 +126,7 @@ def read_options(args: argparse.Namespace) -> Options:
     )
 
 
-def read_model(args: argparse.Namespace, words: Sequence[str]) -> Model:
+def read_model(args: argparse.Namespace, words: Sequence[str]) -> TrainedModel:
     """Read `NAME CONFIG CHECKPOINT ...`.
 
     Raises:
@@ -138,7 +134,12 @@ def read_model(args: argparse.Namespace, words: Sequence[str]) -> Model:
     """
     name, config, *checkpoints = words
     cfg = read_config(argparse.Namespace(**{**vars(args), "config": config}))
-    if args.data_root and cfg.get("test_dataloader"):
-        for part in base_datasets(cfg.test_dataloader.dataset):
-            part["data_root"] = args.data_root
-    return Model(name, cfg, tuple(checkpoints))
+    if cfg.get("test_dataloader"):
+        set_data_root(cfg.test_dataloader.dataset, args.data_root)
+    return TrainedModel(name, cfg, tuple(checkpoints))
+
+
+def set_data_root(dataset: dict, root: str | None) -> None:
+    """Let a data set be read from another place than its config says, if one is given."""
+    for part in base_datasets(dataset) if root else ():
+        part["data_root"] = root

@@ -11,18 +11,16 @@ from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import progress_of
+from mmseg_tome.lab.output import write_json
 from mmseg_tome.lab.sweep.images import Images, Samples
-from mmseg_tome.lab.sweep.network import Network, build_network
-from mmseg_tome.lab.sweep.rows import Fingerprints
-from mmseg_tome.lab.sweep.runner import device_name
+from mmseg_tome.lab.sweep.network import Network, build_network, device_name, time_settings
+from mmseg_tome.lab.sweep.rows import fingerprint
 from mmseg_tome.lab.sweep.settings import NONE
-from mmseg_tome.lab.sweep.timing import time_settings
 
-from . import prior, report
+from . import probes, results
 from .choose import Goal, choose, front
-from .costs import StageTimes
-from .images import split
-from .losses import AgreementLoss, loss_on
+from .images import AgreementLoss, loss_on, split
+from .probes import StageTimes
 from .search import Known, Search, Tried, open_study, spread
 from .space import Plan, Space, setting
 
@@ -32,22 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Options:
-    """How a search runs.
-
-    Attributes:
-        out: Folder of the results.
-        device: Where the network runs.
-        dtype: "float32", "bfloat16" or "float16".
-        goal: What is wanted.
-        trials: Plans that are tried, the presets among them.
-        batch: Images at a time when evaluating.
-        time_batch: Images at a time when timing.
-        rounds: How often the final candidates are timed.
-        held_out: Share of the images that the search does not see.
-        probe_images: Images on which each stage is probed.
-        seed: Of the sampler.
-        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
-    """
+    """How a search runs: options of `tools/tune.py`, which says what they mean, and two more."""
 
     out: Path
     device: torch.device
@@ -57,8 +40,8 @@ class Options:
     batch: int = 1
     time_batch: int = 1
     rounds: int = 15
-    held_out: float = 0.33
-    probe_images: int = 6
+    held_out: float = 0.33  # share of the images that the search does not see
+    probe_images: int = 6  # on which each stage is probed
     seed: int = 0
     launch: str = "auto"
 
@@ -66,7 +49,7 @@ class Options:
 def tune(
     cfg: Config, config: Path, checkpoint: str, images: Samples, source: str, options: Options
 ) -> str:
-    """Search, choose, check and write.
+    """Search, choose, check and write; returns what to tell the user.
 
     Args:
         cfg: The user's config.
@@ -74,10 +57,7 @@ def tune(
         checkpoint: File of the weights.
         images: What it is tuned on, with labels or without.
         source: Where the images are from, with all that they depend on.
-        options: How.
-
-    Returns:
-        What to tell the user.
+        options: How it runs.
 
     Raises:
         UserError: The images are too few, the checkpoint does not fit, or nothing reaches the goal.
@@ -86,11 +66,12 @@ def tune(
         raise UserError("one image is too few: some are searched on, others are checked on")
     network = Network(cfg, checkpoint, options.device, options.dtype)
     space = Space.of(network.model.backbone, images.hw)
-    name = _fingerprint(cfg, checkpoint, images, source, space, options)
+    name = _name(cfg, checkpoint, images, source, space, options)
     study = open_study(options.out, name, options.seed)
     some, others = split(len(images), options.held_out)
     loss = loss_on(images, some, network, options.batch)
     few = images.subset(spread(some, options.probe_images))
+    known = Known(study)
     times = StageTimes(
         build_network(cfg, checkpoint),
         space,
@@ -98,14 +79,16 @@ def tune(
         options.time_batch,
         options.device,
         options.dtype,
-        Known(study),
+        known,
         launch=options.launch,
     )
-    search = Search(study, space, times, loss, AgreementLoss(network, few, options.batch))
     with progress_of("stages timed", len(space.ways)) as advance:
-        search.prune(advance)
-    with progress_of("probes", search.to_probe, every=10) as advance:
-        search.probe(advance)
+        space = probes.pruned(space, times, advance)
+    number = len(probes.worthwhile(space, times))
+    with progress_of("probes", number, every=10) as advance:
+        quick_loss = AgreementLoss(network, few, options.batch)
+        probes.probe(space, times, quick_loss, known, advance)
+    search = Search(study, space, times, loss, known)
     first = search.first_plans(options.goal.speedup, options.trials // 3)
     with progress_of("trials", search.missing(first, options.trials), every=10) as advance:
         search.run(first, options.trials, advance)
@@ -131,16 +114,16 @@ def tune(
         goal=dict(speedup=options.goal.speedup, loss=options.goal.loss),
         chosen=chosen and _entry(chosen, measured, names, checked),
         presets=[_entry(t, measured, names, checked) for t in tried if t.plan in names],
-        front=[report.as_json(t, measured, names) for t in front(tried)],
-        probes=prior.table(search.space, times, search.known),
-        trials=[report.as_json(t, measured, names) for t in tried],
+        front=[results.as_json(t, measured, names) for t in front(tried)],
+        probes=probes.table(space, times, known),
+        trials=[results.as_json(t, measured, names) for t in tried],
     )
-    report.write_json(options.out, content)
-    report.write_figure(options.out, tried, measured, names, chosen, loss.unit, where)
+    write_json(options.out / results.JSON, content)
+    results.write_figure(options.out, tried, measured, names, chosen, loss.unit, where)
     if chosen is None:
         raise UserError(_unreached(options, tried, measured))
-    said = report.sentence(chosen, measured[chosen.plan], checked[chosen.plan], loss.unit)
-    written = report.write_config(
+    said = results.sentence(chosen, measured[chosen.plan], checked[chosen.plan], loss.unit)
+    written = results.write_config(
         options.out, config, chosen.plan, f"Written by tools/tune.py for {where}.\n{said}"
     )
     return f"{said}\n{_lines(content)}\n{written}"
@@ -165,7 +148,7 @@ def _measure(model, hw: tuple[int, int], options: Options) -> Callable[[list[Pla
 
 def _entry(t: Tried, measured, names, checked) -> dict:
     held_out = {k: round(v, 4) for k, v in checked.get(t.plan, {}).items()}
-    return report.as_json(t, measured, names) | {"held_out": held_out or None}
+    return results.as_json(t, measured, names) | {"held_out": held_out or None}
 
 
 def _lines(content: dict) -> str:
@@ -179,7 +162,7 @@ def _lines(content: dict) -> str:
 
 
 def _unreached(options: Options, tried: list[Tried], measured: dict[Plan, float]) -> str:
-    found = f"{options.out / report.FIGURE} shows all that were tried"
+    found = f"{options.out / results.FIGURE} shows all that were tried"
     if options.goal.speedup is None:
         return (
             f"nothing of a loss up to {options.goal.loss:g} is faster than no merging here; "
@@ -199,10 +182,10 @@ def _how(options: Options) -> str:
     return ", launched eagerly" if eager else ""
 
 
-def _fingerprint(
+def _name(
     cfg: Config, checkpoint: str, images: Samples, source: str, space: Space, options: Options
 ) -> str:
-    return Fingerprints().of(
+    return fingerprint(
         cfg.model,
         checkpoint,
         NONE,

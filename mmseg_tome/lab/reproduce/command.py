@@ -11,9 +11,12 @@ import torch
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import only_one
-from mmseg_tome.lab.reproduce import plan, preview, report, requirements, running, state
-from mmseg_tome.lab.reproduce.plan import Row, Settings
-from mmseg_tome.lab.reproduce.tables import TABLES, Table
+from mmseg_tome.processes import environment
+
+from . import plan, requirements, results, running
+from .plan import Row, Settings, Step
+from .requirements import THERE, Requirement
+from .tables import TABLES, Table
 
 ReadOptions = Callable[[Sequence[str]], argparse.Namespace]
 """Reads a command line of `tools/benchmark.py`."""
@@ -28,7 +31,7 @@ def reproduce(args: argparse.Namespace, read_benchmark: ReadOptions) -> int:
     check_benchmark_options(settings, rows[0], read_benchmark)
     steps = ("train", "test", "speed") if args.speed else ("train", "test")
     if args.dry_run:
-        print(preview.text(table, settings, chosen, steps))
+        print(preview(table, settings, chosen, steps))
         return 0
     check(chosen, steps)
     with running.interruptible():
@@ -111,6 +114,37 @@ def check_benchmark_options(settings: Settings, row: Row, read: ReadOptions) -> 
             raise UserError(f"--benchmark-options: one --{name}, not {len(values)}: a row has one")
 
 
+def preview(table: Table, settings: Settings, rows: list[Row], steps: Sequence[str]) -> str:
+    """What would run, as text: the commands, what they need, and where to get what is not there."""
+    needed = plan.needs_of(rows, steps)
+    lines = [table.title, f"work dir: {settings.work_dir}", "", "needed:"]
+    lines += _needed(needed) if needed else ["  nothing, all is done"]
+    prefix = "".join(f"{k}={v} " for k, v in running.visible_gpus(settings.device).items())
+    for row in rows:
+        lines += ["", f"{row.name}:"]
+        for step in (step for step in row.steps if step.name in steps):
+            lines.append(f"  {step.name}{_status(row, step)}: {prefix}{step.text()}")
+            if step.written and not step.written[0].exists():
+                lines.append("    (that config, the row's with your options, is written then)")
+    missing = len(requirements.missing(needed))
+    return "\n".join([*lines, "", f"{missing or 'nothing'} missing"])
+
+
+def _needed(needed: list[Requirement]) -> list[str]:
+    lines = [f"  {item.status:8} {item.place}: {item.note or item.detail}" for item in needed]
+    absent = [item for item in needed if item.status != THERE]
+    for get in dict.fromkeys(item.get for item in absent):
+        places = [item.place for item in absent if item.get == get]
+        lines += [f"  get {get}", f"      -> {', '.join(places)}"]
+    return lines
+
+
+def _status(row: Row, step: Step) -> str:
+    if row.is_done(step):
+        return " (done)"
+    return " (changed)" if row.has_changed(step) else ""
+
+
 def check(rows: list[Row], steps: Sequence[str]) -> None:
     """Look for all that is needed, and fetch what can be fetched.
 
@@ -133,7 +167,7 @@ def run(
     keep_going: bool,
 ) -> int:
     """Run the chosen of all rows, and write the table after each; 1 if a command failed."""
-    env = running.environment(settings.device)
+    env = environment(**running.visible_gpus(settings.device))
     failed = False
     for row in chosen:
         try:
@@ -143,11 +177,11 @@ def run(
             print(f"reproduce.py: {error}", file=sys.stderr)
         finally:
             # Together, lest a process that runs other rows writes an older table over this one.
-            with only_one(settings.work_dir, state.WAIT):
+            with only_one(settings.work_dir, running.WAIT):
                 plan.refresh(rows)
-                paths = report.write(table, settings, rows)
+                paths = results.write_table(table, settings, rows)
         if failed and not keep_going:
             break
-    print("", *report.grid(table, rows), "", sep="\n")
+    print("", *results.grid(table, rows), "", sep="\n")
     print(f"Wrote {' and '.join(map(str, paths))}, which say what the columns mean")
     return int(failed)

@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 
-from mmseg_tome.errors import UserError
-from mmseg_tome.files import progress_of
+from mmseg_tome.files import LOCK, only_one, progress_of
+from mmseg_tome.lab.output import write_json
 
-from . import report, rows, timing
-from .evaluate import Judge, scorer_of
-from .images import Images, build_dataset, chosen_images, dataset_config
-from .network import Network, build_network, tokens_kept
-from .rows import Fingerprints, Group, Model
-from .scores import ScoreOptions, Scorer
+from . import rows
+from .images import Images, build_dataset, chosen_images, dataset_config, label_of
+from .network import Network, build_network, device_name, time_settings, tokens_kept
+from .rows import Group, TrainedModel
+from .scores import Evaluator, ScoreOptions, Scorer, scorer_of
 from .settings import Setting
+
+MOMENT = 10.0
+"""Seconds in which every part of a sweep has begun, for which it holds the whole folder."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep runs.
-
-    Attributes:
-        out: Its folder.
-        device: Where networks run.
-        dtype: "float32", "bfloat16" or "float16".
-        batch: Images at a time when evaluating.
-        workers: Threads that read images.
-        max_images: Evaluate on no more images than this; None takes all.
-        scores: What is measured besides mIoU.
-        part: Which share of the rows this process does, from 0, and of how many.
-        time_batches: Images at a time when timing.
-        rounds: How often each setting is timed.
-        launch: How what is timed is launched: "eager", or by CUDA graphs where there is a GPU.
-    """
+    """How a sweep runs: options of `tools/sweep.py`, which says what they mean."""
 
     out: Path
     device: torch.device
@@ -49,20 +37,14 @@ class Options:
     workers: int = 4
     max_images: int | None = None
     scores: ScoreOptions = field(default_factory=ScoreOptions)
-    part: tuple[int, int] = (0, 1)
+    part: tuple[int, int] = (0, 1)  # which share of the rows, from 0, and of how many
     time_batches: tuple[int, ...] = (1,)
     rounds: int = 20
     launch: str = "auto"
 
 
 class Sweep:
-    """Models at scales under settings.
-
-    Args:
-        models: The models, each with its checkpoints.
-        settings: What merges, `none` among them.
-        scales: Sizes of the input over that of the image files.
-        options: How it runs.
+    """Models at scales (of the input over the image files) under settings, `none` among them.
 
     Raises:
         UserError: A checkpoint does not fit its model, the data is not there or has no labels, or
@@ -71,7 +53,7 @@ class Sweep:
 
     def __init__(
         self,
-        models: Sequence[Model],
+        models: Sequence[TrainedModel],
         settings: Sequence[Setting],
         scales: Sequence[float],
         options: Options,
@@ -80,7 +62,6 @@ class Sweep:
         self.folder = options.out / rows.FOLDER
         self.settings = list(settings)
         self.groups = rows.groups(models, list(dict.fromkeys(scales)))
-        self.fingerprints = Fingerprints()
         for model in models:
             for checkpoint in model.checkpoints:
                 build_network(model.cfg, checkpoint)  # an error comes now, not after hours
@@ -89,47 +70,53 @@ class Sweep:
         self._images: tuple[str, Images] | None = None
         self._scorer: tuple[str, Scorer] | None = None
 
-    def _describe_data(self, model: Model) -> dict:
+    def _describe_data(self, model: TrainedModel) -> dict:
         """What of a model's test data rows depend on, and say."""
         dataset = build_dataset(dataset_config(model.cfg))
         chosen = chosen_images(len(dataset), self.options.max_images)
-        sample = dataset[chosen[0]]["data_samples"]
-        if "gt_sem_seg" not in sample:
-            raise UserError(f"{sample.img_path} has no label, which every score needs")
-        hw = sample.gt_sem_seg.shape
+        hw = tuple(label_of(dataset[chosen[0]]["data_samples"]).shape)
         return dict(
             images=len(chosen),
-            data=rows.digest_of_data([dataset.get_data_info(i) for i in chosen]),
+            data=rows.data_digest([dataset.get_data_info(i) for i in chosen]),
             options=self.options.scores.of(dataset.metainfo["classes"], hw).as_dict(),
             hw=hw,
         )
 
+    @contextmanager
+    def holding_folder(self) -> Iterator[None]:
+        """Let no other process do this part's rows meanwhile, nor any row if this does all.
+
+        Raises:
+            UserError: Another one does.
+        """
+        out, (part, parts) = self.options.out, self.options.part
+        with ExitStack() as held:
+            if parts == 1:
+                held.enter_context(only_one(out))
+                for lock in out.glob(f".part-*{LOCK}"):
+                    with only_one(out, file=lock.stem[1:]):
+                        pass  # raises where that part runs
+            else:
+                with only_one(out, MOMENT):  # raises where a process does all
+                    held.enter_context(only_one(out, file=f"part-{part + 1}-of-{parts}"))
+            yield
+
     def todo(self) -> list[tuple[Group, list[Setting]]]:
         """The rows of this part that are not there yet, by group."""
         part, parts = self.options.part
-        return [
-            (
-                group,
-                [
-                    setting
-                    for setting in rows.share(self.settings, position, part, parts)
-                    if not self._is_done(group, setting)
-                ],
-            )
+        shares = [
+            (group, rows.share(self.settings, position, part, parts))
             for position, group in enumerate(self.groups)
         ]
+        return [(g, [s for s in share if not self._is_done(g, s)]) for g, share in shares]
 
     def mark(self, group: Group, setting: Setting) -> str:
         """A row's fingerprint."""
-        return self.fingerprints.of(
-            group.model.cfg.model,
-            group.checkpoint,
-            setting,
-            scale=group.scale,
-            dtype=self.options.dtype,
-            device=self.options.device.type,
+        return rows.fingerprint(
+            group.model.cfg.model, group.checkpoint, setting, scale=group.scale,
+            dtype=self.options.dtype, device=self.options.device.type,
             **self.data[group.model.name],
-        )
+        )  # fmt: skip
 
     def _is_done(self, group: Group, setting: Setting) -> bool:
         row = rows.read(self.folder / group.file(setting))
@@ -141,7 +128,12 @@ class Sweep:
         total = len(self.groups) * len(self.settings)
         part, parts = self.options.part
         share = "" if parts == 1 else f", part {part + 1} of {parts}"
-        lines = [f"{len(self.settings)} settings:", report.describe(self.settings)]
+        width = max(len(setting.name) for setting in self.settings)
+        lines = [f"{len(self.settings)} settings:"]
+        lines += [
+            f"  {s.name:{width}}  {'input halved' if s.down_sample else s.tome_cfg}"
+            for s in self.settings
+        ]
         lines += [f"  {group}: {len(missing)} rows to do" for group, missing in todo]
         lines.append(f"{sum(len(m) for _, m in todo)} of {total} rows to do{share}")
         return "\n".join(lines)
@@ -155,17 +147,17 @@ class Sweep:
             for group, wanted in todo:
                 if not wanted:
                     continue
-                judge = self._judge(group)
+                evaluator = self._evaluator(group)
                 for setting in wanted:
-                    row = self._row(group, setting, judge)
-                    rows.write(self.folder / group.file(setting), row)
+                    row = self._row(group, setting, evaluator)
+                    write_json(self.folder / group.file(setting), row)
                     advance(f"{group}, {setting.name}: {_summary(row)}")
 
-    def _judge(self, group: Group) -> Judge:
+    def _evaluator(self, group: Group) -> Evaluator:
         options, cfg = self.options, group.model.cfg
         images = self._images_of(cfg, group.scale)
         network = Network(cfg, group.checkpoint, options.device, options.dtype)
-        return Judge(network, images, options.batch, self._scorer_of(cfg, images))
+        return Evaluator(network, images, options.batch, self._scorer_of(cfg, images))
 
     def _images_of(self, cfg: Config, scale: float) -> Images:
         key = repr(dataset_config(cfg, scale))
@@ -181,19 +173,19 @@ class Sweep:
             self._scorer = (key, scorer_of(images, self.options.scores))
         return self._scorer[1]
 
-    def _row(self, group: Group, setting: Setting, judge: Judge) -> dict:
+    def _row(self, group: Group, setting: Setting, evaluator: Evaluator) -> dict:
         start = time.perf_counter()
-        scores = judge.evaluate(setting)
+        scores = evaluator.evaluate(setting)
         return {
             "fingerprint": self.mark(group, setting),
             **_named(group, setting),
             "index": group.index,
             "checkpoint": Path(group.checkpoint).name,
             **self.data[group.model.name],
-            "hw": judge.images.hw,
+            "hw": evaluator.images.hw,
             "dtype": self.options.dtype,
             "device": device_name(self.options.device),
-            "tokens": judge.tokens_kept(setting),
+            "tokens": tokens_kept(evaluator.network.model.backbone, evaluator.images.hw, setting),
             "scores": scores,
             "seconds": round(time.perf_counter() - start, 2),
         }
@@ -207,8 +199,8 @@ class Sweep:
             for batch in self.options.time_batches
         ]
         todo = [(group, batch) for group, batch in todo if not self._is_timed(group, batch)]
-        total = len(todo) * timing.steps(self.settings, self.options.rounds)
-        with progress_of("timings", total, every=timing.steps(self.settings, 0)) as advance:
+        total = len(todo) * len(self.settings) * (1 + self.options.rounds)
+        with progress_of("timings", total, every=len(self.settings)) as advance:
             for group, batch in todo:
                 self._time(group, batch, lambda: advance(""))
 
@@ -219,17 +211,12 @@ class Sweep:
     def _time_mark(self, group: Group, batch: int, setting: Setting) -> str:
         options = self.options
         on_gpu = options.device.type == "cuda"
-        return self.fingerprints.of(
-            group.model.cfg.model,
-            group.checkpoint,
-            setting,
-            hw=self._input_size(group),
-            batch=batch,
-            dtype=options.dtype,
-            device=device_name(options.device),
+        return rows.fingerprint(
+            group.model.cfg.model, group.checkpoint, setting, hw=self._input_size(group),
+            batch=batch, dtype=options.dtype, device=device_name(options.device),
             rounds=options.rounds,
             **(dict(launch="eager") if options.launch == "eager" and on_gpu else {}),
-        )
+        )  # fmt: skip
 
     def _input_size(self, group: Group) -> tuple[int, int]:
         height, width = self.data[group.model.name]["hw"]
@@ -245,17 +232,10 @@ class Sweep:
     def _time(self, group: Group, batch: int, advance: Callable[[], None]) -> None:
         options, hw = self.options, self._input_size(group)
         model = build_network(group.model.cfg, group.checkpoint)
-        found = timing.time_settings(
-            model,
-            self.settings,
-            hw,
-            batch,
-            options.device,
-            options.dtype,
-            options.rounds,
-            advance,
-            options.launch,
-        )
+        found = time_settings(
+            model, self.settings, hw, batch, options.device, options.dtype, options.rounds,
+            advance, options.launch,
+        )  # fmt: skip
         run = uuid.uuid4().hex[:8]  # only times of one run compare
         for setting, times in zip(self.settings, found, strict=True):
             row = {
@@ -269,25 +249,12 @@ class Sweep:
                 "tokens": tokens_kept(model.backbone, hw, setting),
                 **times,
             }
-            rows.write(self._time_file(group, batch, setting), row)
-
-
-@cache
-def device_name(device: torch.device) -> str:
-    """What reports call a device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+            write_json(self._time_file(group, batch, setting), row)
 
 
 def _named(group: Group, setting: Setting) -> dict:
-    return {
-        "model": group.model.name,
-        "scale": group.scale,
-        "setting": setting.name,
-        "tome_cfg": setting.tome_cfg,
-        "down_sample": setting.down_sample,
-    }
+    merging = dict(tome_cfg=setting.tome_cfg, down_sample=setting.down_sample)
+    return dict(model=group.model.name, scale=group.scale, setting=setting.name) | merging
 
 
 def _summary(row: dict) -> str:

@@ -9,7 +9,7 @@ pytest.importorskip("mmseg")
 
 from mmengine.config import Config
 
-from mmseg_tome.lab.sweep import plots, report, rows, settings
+from mmseg_tome.lab.sweep import plots, rows, settings, tables
 from mmseg_tome.lab.sweep.settings import NONE, SWEEPS, Setting
 from mmseg_tome.merging import PRESETS, LocalMerging, parse_tome_cfg
 
@@ -81,7 +81,7 @@ def test_fingerprint_is_of_what_a_row_depends_on(tmp_path):
     hq, fast = (Setting(name, PRESETS[name]) for name in ("hq", "fast"))
 
     def of(cfg=model, file="a.pth", setting=hq, **others):
-        return rows.Fingerprints().of(cfg, str(files[file]), setting, **({"scale": 1.0} | others))
+        return rows.fingerprint(cfg, str(files[file]), setting, **({"scale": 1.0} | others))
 
     assert of() == of(same) == of(file="copy.pth") == of(setting=Setting("else", PRESETS["hq"]))
     changed = [of(other), of(file="b.pth"), of(setting=fast), of(scale=2.0), of(data="x")]
@@ -115,7 +115,7 @@ ROWS = [
 
 
 def test_differences_are_paired_by_checkpoint():
-    none, hq, stage = report.summarise(ROWS, [])
+    none, hq, stage = tables.summarise(ROWS, [])
     assert [e["setting"] for e in (none, hq, stage)] == ["none", "hq", "hq-stage-1"]
     miou = hq["scores"]["mIoU"]
     assert miou["value"] == 61.25
@@ -129,25 +129,25 @@ def test_differences_are_paired_by_checkpoint():
 
 def test_times_join_and_compare_within_one_run():
     times = [timed("none", 2.0), timed("hq", 1.0), timed("fast", 1.0, run="another")]
-    entries = {entry["setting"]: entry for entry in report.summarise(ROWS, times)}
+    entries = {entry["setting"]: entry for entry in tables.summarise(ROWS, times)}
     assert entries["hq"]["times"]["4"]["ratio"] == 2.0
     assert entries["fast"]["times"]["4"]["ratio"] is None
     assert entries["hq-stage-1"]["times"] == {}
 
 
 def test_what_does_not_compare_is_said():
-    assert report.problems(ROWS[:4], []) == []
-    (missing,) = report.problems(ROWS, [])
+    assert tables.problems(ROWS[:4], []) == []
+    (missing,) = tables.problems(ROWS, [])
     assert missing == "1 settings lack a checkpoint, the first is b0, x1, hq-stage-1"
     mixed = [*ROWS[:4], scored("fast", 0, 1.0) | {"dtype": "bfloat16"}]
-    assert any("rows differ in dtype" in line for line in report.problems(mixed, []))
-    lonely = report.problems([scored("hq", 0, 1.0)], [])
+    assert any("rows differ in dtype" in line for line in tables.problems(mixed, []))
+    lonely = tables.problems([scored("hq", 0, 1.0)], [])
     assert lonely == ["b0, checkpoint 0, x1 has no row without merging yet"]
 
 
 def test_page_has_a_row_for_each_setting():
-    entries = report.summarise(ROWS, [timed("none", 2.0), timed("hq", 1.0)])
-    page = report.markdown(
+    entries = tables.summarise(ROWS, [timed("none", 2.0), timed("hq", 1.0)])
+    page = tables.markdown(
         entries, [], {k: ROWS[0][k] for k in ("options", "images", "dtype", "device")}
     )
     assert "## b0, x1 (480x360), 2 checkpoints" in page
@@ -158,10 +158,10 @@ def test_page_has_a_row_for_each_setting():
 
 
 def test_figures_hold_what_there_is():
-    entries = report.summarise(ROWS, [timed("none", 2.0), timed("hq", 1.0)])
+    entries = tables.summarise(ROWS, [timed("none", 2.0), timed("hq", 1.0)])
     assert [axis.get_title() for axis in plots.curves(entries).axes] == ["stage, x1"]
     (axis,) = plots.tradeoff(entries).axes
     assert axis.get_xscale() == "log"
     assert {text.get_text() for text in axis.get_legend().get_texts()} == {"none", "hq"}
-    assert plots.tradeoff(report.summarise(ROWS, [])) is None
-    assert plots.curves(report.summarise(ROWS[:4], [])) is None
+    assert plots.tradeoff(tables.summarise(ROWS, [])) is None
+    assert plots.curves(tables.summarise(ROWS[:4], [])) is None

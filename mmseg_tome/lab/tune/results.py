@@ -8,8 +8,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmseg_tome.files import replacing
-from mmseg_tome.lab.sweep.plots import COLOURS
+from mmseg_tome.files import write_text
+from mmseg_tome.lab.output import COLOURS, new_figure, save_figure
 
 from .choose import front
 from .search import Tried
@@ -19,14 +19,7 @@ CONFIG, JSON, FIGURE = "tuned.py", "pareto.json", "pareto.png"
 
 
 def write_config(out: Path, base: Path, plan: Plan, comment: str) -> Path:
-    """Write a config that inherits the user's and merges by a plan.
-
-    Args:
-        out: Folder of the config.
-        base: The user's config; is named relative to the folder.
-        plan: What merges.
-        comment: Lines that say where it is from.
-    """
+    """Write a config to `out` that inherits the user's, `base`, and merges by a plan."""
     path = out / CONFIG
     relative = Path(os.path.relpath(base.resolve(), out.resolve())).as_posix()
     wrapped = (part for line in comment.splitlines() for part in textwrap.wrap(line, 98))
@@ -38,16 +31,8 @@ def write_config(out: Path, base: Path, plan: Plan, comment: str) -> Path:
         "]",
         'model = dict(backbone=dict(type="mmseg_tome.MixVisionTransformer", tome_cfg=tome_cfg))',
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     return path
-
-
-def write_json(out: Path, content: dict) -> Path:
-    """Write the front, all trials and what they were measured with."""
-    with replacing(out / JSON) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-    return out / JSON
 
 
 def as_json(tried: Tried, measured: Mapping[Plan, float], names: Mapping[Plan, str]) -> dict:
@@ -69,23 +54,12 @@ def write_figure(
     chosen: Tried | None,
     unit: str,
     title: str,
-) -> Path:
+) -> None:
     """Draw loss against speed-up: every trial, the front, the presets and what was chosen.
 
-    Args:
-        out: Folder of the figure.
-        tried: All plans.
-        measured: True speed-ups of some; named plans are drawn there, with a line from where
-            they were predicted.
-        names: What plans are called.
-        chosen: The winner, if there is one.
-        unit: What the loss counts.
-        title: Of the figure.
+    Plans of `names` are drawn at their true speed-ups, with a line from where they were predicted.
     """
-    from matplotlib.figure import Figure  # without pyplot: no window, nothing global
-
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    axis = figure.subplots()
+    figure, ((axis,),) = new_figure((7.5, 5))
     best = front(tried)
     axis.plot(
         [t.speedup for t in tried], [t.loss for t in tried], ".", color="#bbbbbb", zorder=1,
@@ -125,11 +99,8 @@ def write_figure(
     axis.set_ylabel(unit)
     axis.set_title(title, fontsize=9)
     axis.grid(alpha=0.25, linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8, loc="lower left")
-    with replacing(out / FIGURE) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    return out / FIGURE
+    save_figure(out / FIGURE, figure, 150)
 
 
 def sentence(chosen: Tried, measured: float, checked: dict[str, float], unit: str) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome.files import replacing
+from mmseg_tome.files import write_text
+from mmseg_tome.lab.output import markdown_table, save_figure, write_json
 
 from . import plots, rows
-from .settings import NONE, Setting, points
+from .settings import NONE, points
 
 SCORES = {
     "mIoU": "mIoU",
@@ -109,28 +111,23 @@ def _spread(values: Sequence[float]) -> dict:
 def problems(scored: Sequence[dict], timed: Sequence[dict]) -> list[str]:
     """Why rows do not compare, if so, a line each."""
     found = []
-    for what in ("dtype", "images", "options", "data"):
-        values = {json.dumps(row[what]) for row in scored}
-        if len(values) > 1:
-            found.append(
-                f"rows differ in {what} ({', '.join(sorted(values))}): do not compare them"
-            )
-    for what in ("dtype", "device"):
-        if len(values := {row[what] for row in timed}) > 1:
-            found.append(
-                f"times differ in {what} ({', '.join(sorted(values))}): do not compare them"
-            )
-    having = {(row["model"], row["scale"], row["index"]) for row in scored}
-    plain = {
-        (row["model"], row["scale"], row["index"]) for row in scored if row["setting"] == NONE.name
-    }
-    for model, scale, index in sorted(having - plain):
-        found.append(f"{model}, checkpoint {index}, x{scale:g} has no row without merging yet")
-    counts: dict[tuple, set] = {}
+    for kind, compared, keys in (
+        ("rows", scored, ("dtype", "images", "options", "data")),
+        ("times", timed, ("dtype", "device")),
+    ):
+        for key in keys:
+            values = sorted({json.dumps(row[key]) for row in compared})
+            if len(values) > 1:
+                found.append(f"{kind} differ in {key} ({', '.join(values)}): do not compare them")
+    of_model, of_scale, of_setting = defaultdict(set), defaultdict(set), defaultdict(set)
     for row in scored:
-        counts.setdefault((row["model"], row["scale"], row["setting"]), set()).add(row["index"])
-    every = {model: {i for m, _, i in having if m == model} for model, _, _ in having}
-    short = [key for key, indices in counts.items() if indices != every[key[0]]]
+        of_model[row["model"]].add(row["index"])
+        of_scale[row["model"], row["scale"]].add(row["index"])
+        of_setting[row["model"], row["scale"], row["setting"]].add(row["index"])
+    for (model, scale), indices in sorted(of_scale.items()):
+        for index in sorted(indices - of_setting.get((model, scale, NONE.name), set())):
+            found.append(f"{model}, checkpoint {index}, x{scale:g} has no row without merging yet")
+    short = [key for key, indices in of_setting.items() if indices != of_model[key[0]]]
     if short:
         model, scale, setting = short[0]
         found.append(
@@ -155,18 +152,15 @@ def write(out: Path) -> list[str]:
     entries, said = summarise(scored, timed), problems(scored, timed)
     common = {key: scored[0][key] for key in ("options", "images", "dtype", "device") if scored}
     report = {"definitions": DEFINITIONS, "problems": said, **common, "results": entries}
-    with replacing(out / "sweep.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-    with replacing(out / "sweep.md") as temporary:
-        temporary.write_text(markdown(entries, said, common))
+    write_json(out / "sweep.json", report)
+    write_text(out / "sweep.md", markdown(entries, said, common))
     written = ["sweep.json", "sweep.md"]
     for name, figure in (
         ("sweep.png", plots.curves(entries)),
         ("tradeoff.png", plots.tradeoff(entries)),
     ):
         if figure is not None:
-            with replacing(out / name) as temporary:
-                figure.savefig(temporary, dpi=120, format="png")
+            save_figure(out / name, figure, 120)
             written.append(name)
     return [*said, f"wrote {', '.join(written)} to {out}"]
 
@@ -217,15 +211,14 @@ def _table(table: Sequence[dict]) -> list[str]:
     batches = sorted({batch for entry in table for batch in entry["times"]}, key=int)
     heads = ["setting", *(SCORES[score] for score in scores), "agree", "q", "kv", "pairs"]
     heads += [f"ms, batch {batch}" for batch in batches]
-    lines = [_line(heads), _line(["---", *["--:"] * (len(heads) - 1)])]
+    lines = []
     for entry in table:
         cells = [entry["setting"], *(_score(entry, score) for score in scores)]
         agreement = entry["scores"].get("agreement")
         cells.append(f"{agreement['value']:.2f}" if agreement else "")
         cells += [f"{entry['tokens'][key]:.0f}" for key in ("queries", "keys_values", "pairs")]
-        cells += [_time(entry["times"].get(batch)) for batch in batches]
-        lines.append(_line(cells))
-    return lines
+        lines.append([*cells, *(_time(entry["times"].get(batch)) for batch in batches)])
+    return markdown_table(heads, lines)
 
 
 def _class_table(table: Sequence[dict]) -> list[str]:
@@ -236,23 +229,16 @@ def _class_table(table: Sequence[dict]) -> list[str]:
     if not keys:
         return []
     heads = ["IoU; of the others its difference", *(key.removeprefix("IoU.") for key in keys)]
-    lines = ["", _line(heads), _line(["---", *["--:"] * len(keys)])]
-    for entry in table:
-        cells = [entry["setting"]]
-        for key in keys:
-            score = entry["scores"].get(key)
-            if score is None:
-                cells.append("")
-            elif entry["setting"] == NONE.name or "difference" not in score:
-                cells.append(f"{score['value']:.1f}")
-            else:
-                cells.append(f"{score['difference']['value']:+.1f}")
-        lines.append(_line(cells))
-    return lines
+    lines = [[e["setting"], *(_class_score(e, e["scores"].get(k)) for k in keys)] for e in table]
+    return ["", *markdown_table(heads, lines)]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _class_score(entry: dict, score: dict | None) -> str:
+    if score is None:
+        return ""
+    if entry["setting"] == NONE.name or "difference" not in score:
+        return f"{score['value']:.1f}"
+    return f"{score['difference']['value']:+.1f}"
 
 
 def _score(entry: dict, score: str) -> str:
@@ -275,11 +261,3 @@ def _time(found: dict | None) -> str:
         return ""
     ratio = "" if found["ratio"] is None else f" ({found['ratio']:.2f}x)"
     return f"{found['ms']['median']:.3g}{ratio}"
-
-
-def describe(settings: Sequence[Setting]) -> str:
-    """The settings of a sweep, a line each."""
-    width = max(len(setting.name) for setting in settings)
-    return "\n".join(
-        f"  {s.name:{width}}  {'input halved' if s.down_sample else s.tome_cfg}" for s in settings
-    )
