@@ -197,10 +197,15 @@ def no_effect(switch: str, reason: str) -> str:
     return f"warning: {switch} has no effect: {reason}"
 
 
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that a launcher started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 def say(*lines: str | None) -> None:
     """Print lines once, whatever the number of processes that a launcher started."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    if next((rank for rank in ranks if rank), "0") == "0":
+    if is_first_process():
         for line in filter(None, lines):
             print(line, file=sys.stderr, flush=True)
 

@@ -21,7 +21,13 @@ from mmseg_tome.nets.layers import (
     autocast_dtype,
     tokens_to_map,
 )
-from mmseg_tome.nets.norms import add_and_normalise, as_token_norm, convolve_and_normalise
+from mmseg_tome.nets.norms import (
+    ResidualNorm,
+    TokenNorm,
+    add_and_normalise,
+    as_token_norm,
+    convolve_and_normalise,
+)
 
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 
@@ -94,20 +100,20 @@ class TransformerEncoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update tokens.
 
-        The last residual sum is left to whoever comes next, as it is one pass over the tokens
-        together with the norm that follows.
+        The last residual sum is deferred to the next norm, which fuses it into its pass over the
+        tokens.
 
         Args:
             x: Tokens, `[B, H * W, C]`.
             hw: Their grid; a `PassGrid` where blocks are to share slot maps.
-            update: What is still to be added to the tokens, `[B, H * W, C]`.
+            update: Pending residual update of the tokens, `[B, H * W, C]`.
 
         Returns:
-            Tokens and what is still to be added to them, `[B, H * W, C]` each.
+            Tokens and their pending residual update, `[B, H * W, C]` each.
         """
         if not (self.with_cp and x.requires_grad):
             return self._forward(x, hw, update)
-        # Random numbers are drawn here, once: a CUDA graph cannot draw the same ones again.
+        # Random numbers are drawn once, here: a CUDA graph cannot redraw the same ones.
         dtype = autocast_dtype(x)
         factors = [self.drop_path.draw(x, dtype) for _ in range(2)]
         args = (x, hw, update, *factors)
@@ -224,11 +230,11 @@ class MixVisionTransformer(nn.Module):
         self.with_cp = with_cp
         self.down_sample = down_sample
 
-        def block_norm(channels: int) -> nn.Module:
-            return as_token_norm(norm(channels), feeds_matmul=True)
+        def block_norm(channels: int, kind: type[TokenNorm] = TokenNorm) -> nn.Module:
+            return as_token_norm(norm(channels), kind, feeds_matmul=True)
 
         def block(i: int, channels: int, drop_path: float) -> nn.Module:
-            norm1 = block_norm(channels)
+            norm1 = block_norm(channels, ResidualNorm)
             attn = EfficientAttention(
                 channels,
                 num_heads[i],
@@ -238,7 +244,7 @@ class MixVisionTransformer(nn.Module):
                 sr_ratios[i],
                 block_norm,
             )
-            norm2 = block_norm(channels)
+            norm2 = block_norm(channels, ResidualNorm)
             ffn = MixFFN(channels, mlp_ratio * channels, activation(), drop_rate)
             return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
 
@@ -250,7 +256,8 @@ class MixVisionTransformer(nn.Module):
                 in_channels, channels, patch_sizes[i], strides[i], as_token_norm(norm(channels))
             )
             blocks = [block(i, channels, next(drop_path_rates)) for _ in range(num_layers[i])]
-            stage = [embed, nn.ModuleList(blocks), as_token_norm(norm(channels))]
+            last = as_token_norm(norm(channels), ResidualNorm)
+            stage = [embed, nn.ModuleList(blocks), last]
             self.layers.append(nn.ModuleList(stage))
             in_channels = channels
 
@@ -310,7 +317,7 @@ class MixVisionTransformer(nn.Module):
     def _run_blocks(
         self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid
     ) -> tuple[Tensor, Tensor | None]:
-        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
+        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and their pending update."""
         merges = self.merging_stages is None or self.merging_stages[i]
         hw, update = PassGrid(hw, merges=merges), None
         for block in blocks:
