@@ -25,11 +25,13 @@ def cells() -> list[dict]:
 @pytest.fixture
 def weights(repo, tmp_path) -> str:
     """The checkpoint that `make demo` left, or one with weights that tell pixels apart."""
+    from mmseg_tome.checkpoints.loading import load
     from mmseg_tome.checkpoints.model import load_model
     from mmseg_tome.config import read_config_file
 
-    if found := sorted((repo / "demo_output").rglob("iter_400.pth")):
-        return str(found[0])
+    for path in sorted((repo / "demo_output").rglob("iter_400.pth")):
+        if any(key.startswith("decode_head.") for key in load(str(path))["state_dict"]):
+            return str(path)  # not the one of pose
     model = load_model(read_config_file(CONFIG), None)
     for parameter in model.parameters():
         if parameter.ndim > 1:
