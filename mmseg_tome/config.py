@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_tome.config_names import find_config, nearest_configs
 from mmseg_tome.errors import CheckpointError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -85,51 +86,21 @@ def read_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def config_folder() -> Path | None:
-    """The folder of our own configs: a wheel's, or the checkout's; None where there is neither."""
-    package = Path(__file__).resolve().parent
-    folders = (package / ".mim" / "configs", package.parent / "configs")
-    return next((each for each in folders if (each / "_base_" / "models").is_dir()), None)
-
-
-def find_config(name: str | Path) -> Path:
-    """The file of a config: a path, or the name of one of ours, whatever folder one is in.
-
-    Args:
-        name: A path, `segformerpp_fast_cityscapes` or `b0/segformerpp_b0_hq_ade20k.py`.
-
-    Raises:
-        UserError: There is no such file or name, or it is a folder.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    if Path(name).is_dir():
-        raise UserError(f"config {name} is a folder")
-    folder = config_folder()
-    files = sorted(folder.rglob("*.py")) if folder else []
-    ours = {path.stem: path for path in files if "_base_" not in path.parts}
-    wanted = Path(name)
-    stem = wanted.name.removesuffix(".py")
-    found = ours.get(stem)
-    if found is not None and found.with_suffix("").as_posix().endswith(
-        f"/{wanted.with_name(stem).as_posix()}"
-    ):
-        return found
-    close = difflib.get_close_matches(stem, ours, 1, 0.75)
-    raise UserError(f"config {name} does not exist{f'; is it {close[0]}?' if close else ''}")
-
-
 def read_config_file(path: str, options: dict | None = None) -> Config:
-    """Read a config file, or one of ours by its name, and merge `--cfg-options` into it.
+    """Read a config file, or ours of that name, and merge `--cfg-options` into it.
 
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
-    path = str(find_config(path))
     from mmseg_tome import compat  # before anything of the mm packages
 
     from mmengine.config import Config  # isort: skip
 
+    path = find_config(path)
+    if Path(path).is_dir():
+        raise UserError(f"config {path} is a folder")
+    if not Path(path).is_file():
+        raise UserError(f"config {path} does not exist{nearest_configs(path)}")
     compat.name_packages()
     try:
         cfg = Config.fromfile(path)
@@ -226,10 +197,15 @@ def no_effect(switch: str, reason: str) -> str:
     return f"warning: {switch} has no effect: {reason}"
 
 
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that a launcher started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 def say(*lines: str | None) -> None:
     """Print lines once, whatever the number of processes that a launcher started."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    if next((rank for rank in ranks if rank), "0") == "0":
+    if is_first_process():
         for line in filter(None, lines):
             print(line, file=sys.stderr, flush=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmseg_tome.config import add_cfg_options, find_config, read_config_file
+from mmseg_tome.config import add_cfg_options, read_config_file
 from mmseg_tome.errors import UserError
 
 CONFIG = """
@@ -79,38 +79,6 @@ def test_bytes_folders_and_nothing(tmp_path):
     assert "mine.py: " in refusal(str(tmp_path / "mine.py"))
     assert refusal(str(tmp_path)).endswith("is a folder")
     assert refusal("nowhere.py") == "config nowhere.py does not exist"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "segformerpp_b0_hq_ade20k",
-        "segformerpp_b0_hq_ade20k.py",
-        "b0/segformerpp_b0_hq_ade20k",
-        "configs/b0/segformerpp_b0_hq_ade20k.py",
-    ],
-)
-def test_our_configs_are_found_by_name_from_any_folder(name, repo, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert find_config(name).resolve() == repo / "configs/b0/segformerpp_b0_hq_ade20k.py"
-
-
-def test_files_of_ones_own_go_before_ours(write, tmp_path, monkeypatch):
-    own = write(CONFIG, "segformerpp_b0_hq_ade20k.py")
-    monkeypatch.chdir(tmp_path)
-    assert find_config("segformerpp_b0_hq_ade20k.py").resolve() == Path(own)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("segformerpp_b0_hq_ade20", "; is it segformerpp_b0_hq_ade20k?"),
-        ("b1/segformerpp_b0_hq_ade20k", "; is it segformerpp_b0_hq_ade20k?"),
-        ("segformer_mit_b0", ""),  # a part of configs
-    ],
-)
-def test_names_that_are_none(name, hint):
-    assert refusal(name) == f"config {name} does not exist{hint}"
 
 
 PIPELINE = "train_dataloader.dataset.pipeline"
