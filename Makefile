@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed-$(STACK)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
-.PHONY: help install demo demo-pose test lint types format docs dist benchmark clean
+.PHONY: help install demo demo-pose test lint types format docs zoo dist benchmark clean
 
 help:
 	@echo "make demo        train a small SegFormer and test it under every merging preset (5 minutes)"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint        check style, formatting and types (make types: these alone)"
 	@echo "make format      mend style and formatting"
 	@echo "make docs        build the documentation's site, every warning an error"
+	@echo "make zoo         write the model zoo's metafiles and docs/zoo.md anew, from the configs"
 	@echo "make dist        build sdist and wheel into dist/"
 	@echo "make benchmark   time all presets beside the peer pipeline on this machine"
 	@echo "make install     only make $(VENV)"
@@ -71,7 +72,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 docs: $(STAMP)
-	$(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
+zoo: $(STAMP)
+	$(BIN)/python -m mmseg_tome.lab.zoo
 
 dist: $(STAMP)
 	$(BIN)/python -m build --no-isolation

@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 HOME = "https://github.com/mmseg-tome/mmseg_tome"
-DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"]
 MIM_PARTS = ("configs", "tools", "model-index.yml")
 
 
