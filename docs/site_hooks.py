@@ -1,0 +1,101 @@
+"""What the site has beside the pages of this folder: the repository's own pages and `--help`."""
+
+import os
+import posixpath
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
+"""Pages of the repository's root, and where the site has them."""
+
+SOURCES = ("examples/merge_your_own_attention.py",)
+"""Other files that pages link to, copied beside them."""
+
+LINK = re.compile(r"\[([^\[\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
+FENCE = re.compile(r"^(```.*?^```)", re.M | re.S)
+
+
+def move_links(text: str, folder: str, page: str) -> str:
+    """Make a page's links, relative to a folder of the repository, ones of the site.
+
+    Args:
+        text: Markdown.
+        folder: Where its source lies, relative to the repository's root.
+        page: Where the site has it, relative to the site's root.
+
+    Returns:
+        The same, links to files that the site has not got reduced to their words.
+    """
+
+    def move(match: re.Match) -> str:
+        target = posixpath.normpath(posixpath.join(folder, match[2]))
+        if target.startswith("docs/"):
+            place = target.removeprefix("docs/")
+        elif target in PAGES:
+            place = PAGES[target]
+        elif target in SOURCES:
+            place = target
+        else:
+            return match[1]
+        place = posixpath.relpath(place, posixpath.dirname(page) or ".")
+        return f"[{match[1]}]({place}{match[3] or ''})"
+
+    parts = FENCE.split(text)
+    return "".join(part if part.startswith("```") else LINK.sub(move, part) for part in parts)
+
+
+def on_files(files, config):
+    """Add the root's pages and the linked sources."""
+    for source, page in PAGES.items():
+        text = move_links((ROOT / source).read_text(encoding="utf-8"), "", page)
+        files.append(File.generated(config, page, content=text))
+    for source in SOURCES:
+        files.append(File.generated(config, source, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Move links that leave this folder; put each command's `--help` on the page of commands."""
+    uri = page.file.src_uri
+    if uri not in PAGES.values():
+        markdown = move_links(markdown, posixpath.join("docs", posixpath.dirname(uri)), uri)
+    if uri == "reference/cli.md":
+        markdown = markdown.replace("<!-- every command's help -->", helps())
+    return markdown
+
+
+def helps() -> str:
+    """A section for each command, with what `--help` says; torch is not needed for that."""
+    sections = []
+    for command in re.findall(r"^  ([a-z][a-z-]+)  ", run_help(), re.M):
+        sections.append(f"## {command}\n\n```text\n{run_help(command).strip()}\n```\n")
+    if not sections:
+        raise PluginError("mmseg-tome --help lists no command")
+    return "\n".join(sections)
+
+
+def run_help(*command: str) -> str:
+    """What `mmseg-tome COMMAND --help` prints."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "92", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mmseg_tome", *command, "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise PluginError(f"mmseg-tome {' '.join(command)} --help failed: {done.stderr}")
+    return done.stdout
