@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
-from torch.torch_version import TorchVersion
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.export.metadata import INPUT, Metadata
@@ -26,8 +25,6 @@ def check(opset: int) -> None:
     """Raise UserError unless this installation can write ONNX of this operator set."""
     if opset not in OPSETS:
         raise UserError(f"--opset {opset} is not supported: {OPSETS[0]} to {OPSETS[-1]} are")
-    if TorchVersion(torch.__version__) < (2, 6):
-        raise UserError(f"writing ONNX needs torch 2.6 or later, this is {torch.__version__}")
     require("onnx", "onnxscript", "onnxruntime", what="writing ONNX")
 
 

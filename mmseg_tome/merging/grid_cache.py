@@ -6,8 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from mmseg_tome.ops.tracing import is_compiling, is_faked, is_transformed
-from mmseg_tome.ops.twins import replaceable
+from mmseg_tome.ops.backend import current_export, is_compiling, is_faked, is_transformed
 
 MAX_GRIDS = 256
 """Entries each cached function keeps, the least recently used going first."""
@@ -33,13 +32,16 @@ def keep_index_maps() -> Iterator[dict[int, object]]:
         _keepers[:] = [each for each in _keepers if each is not kept]
 
 
-@replaceable
 def builds_anew() -> bool:
     """Whether maps are part of what runs now, and of no use later.
 
-    A compiler folds them into its graph as constants. Under the mode of fake tensors and in a
-    transform of `torch.func` they are tensors of that mode or transform.
+    A compiler folds them into its graph as constants; an export for one size takes those that are
+    kept. Under the mode of fake tensors and in a transform of `torch.func` they are tensors of that
+    mode or transform.
     """
+    export = current_export()
+    if export is not None and not export.any_size:
+        return False
     return is_compiling() or is_faked() or is_transformed()
 
 

@@ -21,12 +21,15 @@ class SlotMap(NamedTuple):
             does not sort again. None is always right.
         largest: The most tokens that a slot can hold, where that is known. A map that has `largest`
             of them in every slot is even.
+        windows: Where slots are the windows of a grid, in raster order: the grid `(H, W)` and the
+            size `(sy, sx)` of a window.
     """
 
     slot: Tensor
     num_slots: int
     order: ops.SegmentOrder | None = None
     largest: int | None = None
+    windows: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def is_identity(self) -> bool:
         """Whether every token has a slot of its own; where that is not known, it is not said."""
@@ -43,7 +46,7 @@ class SlotMap(NamedTuple):
             raise ValueError(f"this slot map is of {tokens} tokens, the input has {x.shape[1]}")
         if self.is_identity():
             return x
-        return ops.segment_mean(x, self.slot, self.num_slots, self.order)
+        return ops.segment_mean(x, self.slot, self.num_slots, self.order, self.windows)
 
     def unmerge(self, y: Tensor) -> Tensor:
         """Let each token read its slot back, `[B, M, C] -> [B, N, C]`.
@@ -67,7 +70,7 @@ class SlotMap(NamedTuple):
 
     def sizes(self) -> Tensor:
         """How many tokens share each slot, `[B or 1, M]`, float32."""
-        return ops.segment.sizes(self.slot, self.num_slots, torch.float32)
+        return ops.sizes(self.slot, self.num_slots, torch.float32)
 
     def key_bias(self, dtype: torch.dtype) -> Tensor | None:
         """What to add to attention's logits so that merged keys count for all they stand for.

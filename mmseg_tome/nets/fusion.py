@@ -17,7 +17,6 @@ from mmseg_tome.nets.layers import (
     map_to_tokens,
     tokens_to_map,
 )
-from mmseg_tome.ops.twins import replaceable
 
 
 class ConvModule(Protocol):
@@ -193,9 +192,10 @@ def join(project: ConvModule, part: Tensor) -> Callable[..., Tensor]:
     return one
 
 
-@replaceable
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution as the matrix product that it is, `[B, C, H, W] -> [B, C', H, W]`."""
+    if ops.use_onnx():  # runtimes fuse convolutions with the sums around them
+        return F.conv2d(x, weight.flatten(1)[:, :, None, None], bias)
     return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), x.shape[2:])
 
 

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from mmseg_tome import ops
 from mmseg_tome.merging.attention import Grid
-from mmseg_tome.ops.tracing import is_compiling
-from mmseg_tome.ops.twins import replaceable
+from mmseg_tome.ops.backend import is_compiling
 
 BAND_BYTES = 4 * 2**20
 """Size of a band of a wide feature map on a CPU: about what its cores have for a cache."""
@@ -177,9 +176,10 @@ class MixFFN(nn.Module):
         self.layers = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
         self.is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
 
-    @replaceable
     def forward(self, x: Tensor, hw: Grid) -> Tensor:
         """`[B, H * W, embed_dims]` in and out."""
+        if ops.use_onnx():
+            return self.forward_in_convolutions(x, hw)
         if fits_bands(x) and not self.training:
             rows = self._rows_in_cache(x, hw)
             if rows < hw[0]:
@@ -191,6 +191,15 @@ class MixFFN(nn.Module):
         else:
             x = map_to_tokens(activation(depthwise(tokens_to_map(x, hw))))
         return drop(reduce(drop(x)))
+
+    def forward_in_convolutions(self, x: Tensor, hw: Grid) -> Tensor:
+        """The same function in NCHW: between convolutions a runtime keeps a layout of its own."""
+        expand, depthwise, activation, drop, reduce, _ = self.layers
+        x = x.transpose(1, 2).unflatten(2, hw)  # [B, C, H, W]
+        x = F.conv2d(x, expand.weight, expand.bias)
+        x = drop(activation(depthwise(x)))
+        x = F.conv2d(x, reduce.weight, reduce.bias)
+        return drop(x).flatten(2).transpose(1, 2)
 
     def forward_in_bands(self, x: Tensor, hw: Grid, rows: int) -> Tensor:
         """The same function at inference, `rows` rows of the grid at a time, see `fits_bands`."""

@@ -21,7 +21,13 @@ from mmseg_tome.nets.layers import (
     autocast_dtype,
     tokens_to_map,
 )
-from mmseg_tome.nets.norms import add_and_normalise, as_token_norm, convolve_and_normalise
+from mmseg_tome.nets.norms import (
+    ResidualNorm,
+    TokenNorm,
+    add_and_normalise,
+    as_token_norm,
+    convolve_and_normalise,
+)
 
 LayerNorm = functools.partial(nn.LayerNorm, eps=1e-6)
 
@@ -224,11 +230,11 @@ class MixVisionTransformer(nn.Module):
         self.with_cp = with_cp
         self.down_sample = down_sample
 
-        def block_norm(channels: int) -> nn.Module:
-            return as_token_norm(norm(channels), feeds_matmul=True)
+        def block_norm(channels: int, kind: type[TokenNorm] = TokenNorm) -> nn.Module:
+            return as_token_norm(norm(channels), kind, feeds_matmul=True)
 
         def block(i: int, channels: int, drop_path: float) -> nn.Module:
-            norm1 = block_norm(channels)
+            norm1 = block_norm(channels, ResidualNorm)
             attn = EfficientAttention(
                 channels,
                 num_heads[i],
@@ -238,7 +244,7 @@ class MixVisionTransformer(nn.Module):
                 sr_ratios[i],
                 block_norm,
             )
-            norm2 = block_norm(channels)
+            norm2 = block_norm(channels, ResidualNorm)
             ffn = MixFFN(channels, mlp_ratio * channels, activation(), drop_rate)
             return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
 
@@ -250,7 +256,8 @@ class MixVisionTransformer(nn.Module):
                 in_channels, channels, patch_sizes[i], strides[i], as_token_norm(norm(channels))
             )
             blocks = [block(i, channels, next(drop_path_rates)) for _ in range(num_layers[i])]
-            stage = [embed, nn.ModuleList(blocks), as_token_norm(norm(channels))]
+            last = as_token_norm(norm(channels), ResidualNorm)
+            stage = [embed, nn.ModuleList(blocks), last]
             self.layers.append(nn.ModuleList(stage))
             in_channels = channels
 

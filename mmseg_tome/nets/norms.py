@@ -9,7 +9,7 @@ from mmseg_tome.nets.layers import Grid, LateBiasConv2d, autocast_dtype, map_to_
 
 
 class TokenNorm(nn.LayerNorm):
-    """Layer norm over the channels of tokens, fused with the residual sum before it.
+    """Layer norm over the channels of tokens.
 
     Args:
         channels: Channels of a token.
@@ -22,40 +22,39 @@ class TokenNorm(nn.LayerNorm):
         super().__init__(channels, eps=eps)
         self.feeds_matmul = feeds_matmul
 
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """`[B, N, C]` in and out; `shift`, `[C]`, is added to every token first."""
+        return ops.layer_norm(x, *self.settings(x), shift)
+
+    def settings(self, x: Tensor) -> tuple[Tensor, Tensor, float, torch.dtype | None]:
+        """Weight, bias, eps and the result's data type, None for that of `x`."""
+        dtype = autocast_dtype(x)
+        if dtype is not None and not self.feeds_matmul:
+            dtype = self.weight.dtype
+        return self.weight, self.bias, self.eps, dtype
+
+
+class ResidualNorm(TokenNorm):
+    """A `TokenNorm` of a residual sum, which it computes, and unmerges, on the way."""
+
     def forward(
-        self,
-        x: Tensor,
-        update: Tensor | None = None,
-        slots: SlotMap | None = None,
-        shift: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Normalise tokens.
-
-        Args:
-            x: Tokens, `[B, N, C]`.
-            update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
-            slots: The slot map that the update is unmerged by.
-            shift: Without an update, what to add to every token first, `[C]`.
-
-        Returns:
-            The normalised tokens, `[B, N, C]`; with an update, the sum and the normalised sum.
-        """
-        dtype = None
-        if (matmul_dtype := autocast_dtype(x)) is not None:
-            dtype = matmul_dtype if self.feeds_matmul else self.weight.dtype
-        settings = (self.weight, self.bias, self.eps, dtype)
+        self, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The sum and the normalised sum, see `add_and_normalise`."""
         if update is None:
-            return ops.layer_norm(x, *settings, shift)
-        if slots is None or slots.is_identity():
-            return ops.add_layer_norm(x, update, None, *settings)
-        return ops.add_layer_norm(x, update, slots.slot, *settings, slots.order)
+            return x, super().forward(x)
+        merged = slots is not None and not slots.is_identity()
+        slot, order = (slots.slot, slots.order) if merged else (None, None)
+        return ops.add_layer_norm(x, update, slot, *self.settings(x), order)
 
 
-def as_token_norm(norm: nn.Module, feeds_matmul: bool = False) -> nn.Module:
-    """A new layer norm over channels as a `TokenNorm`, with the same state dict; others as is."""
+def as_token_norm(
+    norm: nn.Module, kind: type[TokenNorm] = TokenNorm, feeds_matmul: bool = False
+) -> nn.Module:
+    """A new layer norm over channels as one of ours, with the same state dict; others as is."""
     if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
         return norm
-    token_norm = TokenNorm(*norm.normalized_shape, norm.eps, feeds_matmul)
+    token_norm = kind(*norm.normalized_shape, norm.eps, feeds_matmul)
     for ours, built in zip(token_norm.parameters(), norm.parameters(), strict=True):
         ours.requires_grad_(built.requires_grad)  # it may be frozen
     return token_norm
@@ -67,16 +66,15 @@ def add_and_normalise(
     """The tokens with their update, if any, and both normalised, by any kind of norm.
 
     Args:
-        norm: From `as_token_norm`.
+        norm: A `ResidualNorm`, or from whatever the config names.
         x: Tokens, `[B, N, C]`.
         update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
         slots: The slot map that the update is unmerged by.
     """
-    if update is None:
-        return x, norm(x)
-    if isinstance(norm, TokenNorm):
+    if isinstance(norm, ResidualNorm):
         return norm(x, update, slots)
-    x = x + update if slots is None else slots.unmerge_add(update, x)
+    if update is not None:
+        x = x + update if slots is None else slots.unmerge_add(update, x)
     return x, norm(x)
 
 

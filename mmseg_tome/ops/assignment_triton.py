@@ -2,9 +2,7 @@
 
 Up to MOST_SOURCES one launch does everything. Each of its programs holds all similarities of a
 sample in registers and finds the r-th largest by itself: no program waits for another, and the
-multiprocessors would idle otherwise. It bisects the values between the smallest and the largest
-similarity, counting at each step how many are at least that large, until r are: about log2(S)
-steps, since few values fall between two neighbours.
+multiprocessors would idle otherwise.
 
 With that, every program knows what merges, and how many tokens the slots before any other have. A
 source that stays is alone in its slot, so its place in the order is known as well: a program writes
@@ -25,6 +23,13 @@ from torch import Tensor
 
 from mmseg_tome.ops import segment_triton
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
+from mmseg_tome.ops.selection_triton import (
+    count_keys,
+    number_merging,
+    search,
+    similarity_keys,
+)
 
 MOST_SOURCES = 16384
 """Most sources that one launch merges; a list's entry has 14 bits for a source."""
@@ -38,9 +43,17 @@ STEP = 2048
 """Sources, and destinations, that a program gives their slots then."""
 
 
-def assign_ordered(
-    similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor, num_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _shapes(similarity, nearest, r, src, dst, num_tokens):
+    slot = nearest.new_empty(nearest.shape[0], num_tokens)
+    return slot, *segment_triton.order_like(slot, num_tokens - r)
+
+
+@operator(
+    "assign_ordered(Tensor similarity, Tensor nearest, SymInt r, Tensor src, Tensor dst, "
+    "SymInt num_tokens) -> (Tensor, Tensor, Tensor)",
+    _shapes,
+)
+def assign_ordered(similarity, nearest, r, src, dst, num_tokens):
     """See `mmseg_tome.ops.assignment.assign_ordered`; similarities may be of half precision, too.
 
     Returns:
@@ -51,34 +64,18 @@ def assign_ordered(
     batch, num_src = similarity.shape
     if num_src > MOST_SOURCES:
         slot = assign_many(similarity, nearest, r, src, dst)
-        return slot, *segment_triton.segment_order(slot, num_tokens - r)
+        return slot, *segment_triton.segment_order.run(slot, num_tokens - r)
     num_dst = dst.shape[0]
-    slot = nearest.new_empty(batch, num_tokens)
+    slot, tokens, offsets = _shapes(similarity, nearest, r, src, dst, num_tokens)
     listed = nearest.new_empty(batch, num_src, dtype=torch.int32)
-    tokens = nearest.new_empty(batch, num_tokens, dtype=torch.int32)
-    offsets = nearest.new_empty(batch, num_tokens - r + 1, dtype=torch.int32)
     programs = max(ceil_div(num_dst, OWNED), 1)
     block = next_power_of_2(max(num_src, 128))
     launch(
-        _assign_kernel,
-        (programs, batch),
-        similarity,
-        nearest,
-        src,
-        dst,
-        listed,
-        slot,
-        tokens,
-        offsets,
-        r,
-        num_src,
-        num_dst,
-        BLOCK=block,
-        PART=max(next_power_of_2(ceil_div(num_src, programs)), 32),
-        OWNED=OWNED,
-        STEP=SORT_STEP,
-        num_warps=min(max(block // PER_WARP, 4), 16),
-    )
+        _assign_kernel, (programs, batch), similarity, nearest, src, dst, listed, slot, tokens,
+        offsets, r, num_src, num_dst,
+        BLOCK=block, PART=max(next_power_of_2(ceil_div(num_src, programs)), 32), OWNED=OWNED,
+        STEP=SORT_STEP, num_warps=min(max(block // PER_WARP, 4), 16),
+    )  # fmt: skip
     return slot, tokens, offsets
 
 
@@ -92,89 +89,15 @@ def assign_many(similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: T
     # Eight similarities a thread at first, more where there are no more threads to be had.
     most_warps = 32 if torch.version.hip is None else 16
     launch(
-        _search_kernel,
-        (batch,),
-        similarity,
-        chosen,
-        r,
-        num_src,
-        BLOCK=block,
-        SINGLE=num_src <= block,
-        num_warps=min(max(block // 256, 1), most_warps),
-    )
+        _search_kernel, (batch,), similarity, chosen, r, num_src,
+        BLOCK=block, SINGLE=num_src <= block, num_warps=min(max(block // 256, 1), most_warps),
+    )  # fmt: skip
     launch(
-        _number_kernel,
-        (ceil_div(max(num_src, num_dst), STEP), batch),
-        similarity,
-        nearest,
-        src,
-        dst,
-        chosen,
-        slot,
-        num_src,
-        num_dst,
-        num_src + num_dst,
-        STEP=STEP,
-        num_warps=8,
-    )
+        _number_kernel, (ceil_div(max(num_src, num_dst), STEP), batch), similarity, nearest, src,
+        dst, chosen, slot, num_src, num_dst, num_src + num_dst,
+        STEP=STEP, num_warps=8,
+    )  # fmt: skip
     return slot
-
-
-@triton.jit
-def similarity_keys(similarity, j, num_src):
-    """Integers in the order of the similarities; NaN as -inf, and less than that past the end."""
-    x = tl.load(similarity + j, mask=j < num_src, other=0.0).to(tl.float32)
-    x = tl.where(x == x, x, float("-inf"))
-    x = tl.where(x == 0, 0.0, x)  # -0 equals 0
-    bits = x.to(tl.int32, bitcast=True)
-    keys = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return tl.where(j < num_src, keys, -0x80000000)
-
-
-@triton.jit
-def _count(similarity, keys, least, num_src, BLOCK: tl.constexpr, SINGLE: tl.constexpr):
-    """How many keys of the sample are at least `least`."""
-    if SINGLE:
-        return tl.sum((keys >= least).to(tl.int32))
-    else:
-        found = tl.zeros((BLOCK,), tl.int32)
-        for start in range(0, num_src, BLOCK):
-            chunk = similarity_keys(similarity, start + tl.arange(0, BLOCK), num_src)
-            found += (chunk >= least).to(tl.int32)
-        return tl.sum(found, 0)
-
-
-@triton.jit
-def _search(similarity, keys, lanes, r, num_src, BLOCK: tl.constexpr, SINGLE: tl.constexpr):
-    """The r-th largest key of a sample, or a lower one that only r keys reach; how many reach it.
-
-    Args:
-        similarity: Of the sample, read anew at each step unless SINGLE.
-        keys: The first BLOCK of its keys, with SINGLE all.
-        lanes: The positions of these.
-        r: From 0 to num_src.
-        num_src: How many keys there are.
-        BLOCK: Keys that are looked at together.
-        SINGLE: Whether these are all.
-    """
-    highest = keys
-    lowest = tl.where(lanes < num_src, keys, 0x7FFFFFFF)
-    if not SINGLE:
-        for start in range(BLOCK, num_src, BLOCK):
-            chunk = similarity_keys(similarity, start + lanes, num_src)
-            highest = tl.maximum(highest, chunk)
-            lowest = tl.minimum(lowest, tl.where(start + lanes < num_src, chunk, 0x7FFFFFFF))
-    # The key lies between the smallest and the largest.
-    low = tl.min(lowest)
-    high = tl.max(highest)
-    reach = num_src
-    while (low < high) & (reach != r):
-        middle = (low | high) - ((low ^ high) >> 1)  # their mean rounded up, without overflow
-        found = _count(similarity, keys, middle, num_src, BLOCK, SINGLE)
-        high = tl.where(found >= r, high, middle - 1)
-        low = tl.where(found >= r, middle, low)
-        reach = tl.where(found >= r, found, reach)
-    return low, reach
 
 
 @triton.jit
@@ -182,32 +105,18 @@ def _search_kernel(similarity, chosen, r, num_src, BLOCK: tl.constexpr, SINGLE: 
     """The r-th largest key of a sample, and how many of those equal to it are to merge."""
     b = tl.program_id(0).to(tl.int64)
     similarity += b * num_src
-    lanes = tl.arange(0, BLOCK)
-    keys = similarity_keys(similarity, lanes, num_src)
-    key, _ = _search(similarity, keys, lanes, r, num_src, BLOCK, SINGLE)
-    larger = _count(similarity, keys, key + 1, num_src, BLOCK, SINGLE)
+    keys = similarity_keys(similarity, tl.arange(0, BLOCK), num_src, 1, -1, 1, 1)
+    key, _ = search(similarity, keys, r, num_src, num_src, 1, -1, 1, 1, BLOCK, SINGLE)
+    larger = count_keys(similarity, keys, key, num_src, 1, -1, 1, 1, BLOCK, SINGLE)
     tl.store(chosen + 2 * b, key)
     tl.store(chosen + 2 * b + 1, r - larger)
 
 
 @triton.jit
 def _assign_kernel(
-    similarity,
-    nearest,
-    src,
-    dst,
-    listed,
-    slot,
-    tokens,
-    offsets,
-    r,
-    num_src,
-    num_dst,
-    BLOCK: tl.constexpr,
-    PART: tl.constexpr,
-    OWNED: tl.constexpr,
-    STEP: tl.constexpr,
-):
+    similarity, nearest, src, dst, listed, slot, tokens, offsets, r, num_src, num_dst,
+    BLOCK: tl.constexpr, PART: tl.constexpr, OWNED: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
     """Find what merges; then the slots and places of PART sources, and of OWNED destinations."""
     b = tl.program_id(1).to(tl.int64)
     num_tokens = num_src + num_dst
@@ -220,9 +129,9 @@ def _assign_kernel(
     # In rows of a warp each, so that sums along a row need no other warp.
     rows = tl.arange(0, BLOCK // 128)
     j = rows[:, None] * 128 + tl.arange(0, 128)[None, :]
-    keys = similarity_keys(similarity, j, num_src)
+    keys = similarity_keys(similarity, j, num_src, 1, -1, 1, 1)
     to = tl.load(nearest + j, mask=j < num_src, other=0).to(tl.int32)
-    key, reach = _search(similarity, keys, j, r, num_src, BLOCK, True)
+    key, reach = search(similarity, keys, r, num_src, num_src, 1, -1, 1, 1, BLOCK, True)
     until = num_src  # of the sources at the key those before this position merge
     if reach != r:
         tied = (keys == key).to(tl.int32)
@@ -267,7 +176,7 @@ def _number(similarity, nearest, src, slot, tokens, offsets, i, own, key, until,
     The r-th largest similarity has this key; of the sources at it those before `until` merge. If
     none of these sources merged, their slots would be `own`.
     """
-    keys = similarity_keys(similarity, i, num_src)
+    keys = similarity_keys(similarity, i, num_src, 1, -1, 1, 1)
     merges = (keys > key) | ((keys == key) & (i < until))
     own -= tl.cumsum(merges.to(tl.int32), 0)
     row = tl.load(src + i, mask=i < num_src, other=0)
@@ -280,19 +189,9 @@ def _number(similarity, nearest, src, slot, tokens, offsets, i, own, key, until,
 
 @triton.jit
 def _sort(
-    src,
-    dst,
-    listed,
-    slot,
-    tokens,
-    offsets,
-    first,
-    begin,
-    end,
-    num_dst,
-    OWNED: tl.constexpr,
-    STEP: tl.constexpr,
-):
+    src, dst, listed, slot, tokens, offsets, first, begin, end, num_dst,
+    OWNED: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
     """Sort the tokens of OWNED destinations: count each one's, then place one after another."""
     m = tl.arange(0, OWNED)
     there = first + m < num_dst
@@ -326,17 +225,9 @@ def _sort(
 
 @triton.jit
 def _number_kernel(
-    similarity,
-    nearest,
-    src,
-    dst,
-    chosen,
-    slot,
-    num_src,
-    num_dst,
-    tokens,
+    similarity, nearest, src, dst, chosen, slot, num_src, num_dst, tokens,
     STEP: tl.constexpr,
-):
+):  # fmt: skip
     """Give STEP destinations and STEP sources their slots: all above the key merge, some at it."""
     b = tl.program_id(1).to(tl.int64)
     similarity += b * num_src
@@ -345,23 +236,9 @@ def _number_kernel(
     key = tl.load(chosen + 2 * b)
     ties = tl.load(chosen + 2 * b + 1)
     begin = tl.program_id(0) * STEP
-    lanes = tl.arange(0, STEP)
-
-    above = tl.zeros((STEP,), tl.int32)
-    equal = tl.zeros((STEP,), tl.int32)
-    for start in range(0, begin, STEP):
-        chunk = similarity_keys(similarity, start + lanes, num_src)
-        above += (chunk > key).to(tl.int32)
-        equal += (chunk == key).to(tl.int32)
-    ties_before = tl.sum(equal, 0)
-    merged_before = tl.sum(above, 0) + tl.minimum(ties_before, ties)
-
-    j = begin + lanes
-    chunk = similarity_keys(similarity, j, num_src)
-    tied = (chunk == key).to(tl.int32)
-    is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
-    merged = ((chunk > key) | ((chunk == key) & is_first)).to(tl.int32)
-    own = num_dst + j - (merged_before + tl.cumsum(merged, 0) - merged)
+    j = begin + tl.arange(0, STEP)
+    merged, before = number_merging(similarity, key, ties, begin, num_src, 1, -1, 1, 1, STEP)
+    own = num_dst + j - (before + tl.cumsum(merged, 0) - merged)
     to = tl.load(nearest + j, mask=j < num_src, other=0)
     row = tl.load(src + j, mask=j < num_src, other=0)
     tl.store(slot + row, tl.where(merged > 0, to, own.to(tl.int64)), mask=j < num_src)

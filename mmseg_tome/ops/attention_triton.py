@@ -15,73 +15,45 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch
+from mmseg_tome.ops.library import operator
 
 BLOCK_K, WARPS, STAGES = 64, 4, 3
 MANY = 1024
 """Programs from which on each takes 128 queries, for fewer 64."""
 
 
+def _shape(q, k, v, bias):
+    batch, heads, queries, size = q.shape
+    return q.new_empty(batch, queries, heads, size).transpose(1, 2)
+
+
+@operator("attend(Tensor q, Tensor k, Tensor v, Tensor bias) -> Tensor", _shape)
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """See `mmseg_tome.ops.attention.attend`; the result is a view of `[B, N, heads, D]`."""
     if q.dtype == torch.bfloat16 and not isinstance(_attend_kernel, triton.JITFunction):
         # Triton's interpreter multiplies the bits of bfloat16 as integers.
-        return attend(*(x.float() for x in (q, k, v, bias))).to(q.dtype)
+        return attend.run(*(x.float() for x in (q, k, v, bias))).to(q.dtype)
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     bias = bias if bias.stride(3) == 1 else bias.contiguous()
     batch, heads, queries, size = q.shape
-    out = q.new_empty(batch, queries, heads, size).transpose(1, 2)
+    out = _shape(q, k, v, bias)
     block_q = 128 if ceil_div(queries, 128) * batch * heads >= MANY else 64
     launch(
-        _attend_kernel,
-        (ceil_div(queries, block_q), batch * heads),
-        q,
-        k,
-        v,
-        bias,
-        out,
-        queries,
-        k.shape[2],
-        heads,
-        size**-0.5,
+        _attend_kernel, (ceil_div(queries, block_q), batch * heads), q, k, v, bias, out, queries,
+        k.shape[2], heads, size**-0.5,
         *(stride for x in (q, k, v, out) for stride in x.stride()[:3]),
         bias.stride(0) if bias.shape[0] > 1 else 0,
-        SIZE=size,
-        BLOCK_Q=block_q,
-        BLOCK_K=BLOCK_K,
-        num_warps=WARPS,
-        num_stages=STAGES,
-    )
+        SIZE=size, BLOCK_Q=block_q, BLOCK_K=BLOCK_K, num_warps=WARPS, num_stages=STAGES,
+    )  # fmt: skip
     return out
 
 
 @triton.jit
 def _attend_kernel(
-    q,
-    k,
-    v,
-    bias,
-    out,
-    queries,
-    keys,
-    heads,
-    scale,
-    q_batch,
-    q_head,
-    q_token,
-    k_batch,
-    k_head,
-    k_token,
-    v_batch,
-    v_head,
-    v_token,
-    out_batch,
-    out_head,
-    out_token,
-    bias_batch,
-    SIZE: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    q, k, v, bias, out, queries, keys, heads, scale, q_batch, q_head, q_token, k_batch, k_head,
+    k_token, v_batch, v_head, v_token, out_batch, out_head, out_token, bias_batch,
+    SIZE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     b = (tl.program_id(1) // heads).to(tl.int64)
     head = tl.program_id(1) % heads
     n = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)

@@ -1,28 +1,32 @@
-"""Which implementation runs: Triton kernels on a GPU that has them, torch everywhere else."""
+"""Which implementation of an operation runs: Triton kernels, operators that ONNX has, or torch."""
 
 import functools
 import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.ops.tracing import is_compiling, is_transformed
-from mmseg_tome.ops.twins import replaceable
 
 BACKENDS = ("auto", "torch", "triton")
 VARIABLE = "MMSEG_TOME_BACKEND"
 """Environment variable with the backend that a process starts with."""
 
-HAVE_OPERATORS = hasattr(torch.library, "register_autograd")
-"""Whether this torch, 2.4 or later, can hold the kernels as operators."""
-HAVE_TRITON = HAVE_OPERATORS and importlib.util.find_spec("triton") is not None
+HAVE_TRITON = importlib.util.find_spec("triton") is not None
 
 _requested = "auto"
 _interpreted = False
+
+is_compiling = torch.compiler.is_compiling
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 class BackendError(UserError, RuntimeError):
@@ -35,7 +39,7 @@ def set_backend(name: str) -> None:
     Args:
         name: `auto`, the default, takes Triton for tensors on a GPU where it can run, and torch
             elsewhere; `torch`; or `triton`, which is an error where it cannot run. Tensors of
-            float64 always use torch, and so does what is transformed, see `tracing.is_transformed`.
+            float64 always use torch, and so does what `is_transformed`; exports use no kernel.
 
     Raises:
         BackendError: No such backend, or Triton cannot be imported.
@@ -47,7 +51,9 @@ def set_backend(name: str) -> None:
         problem = _import_problem()
         if problem:
             raise BackendError(f"the backend 'triton' was asked for, but {problem}")
-        _interpreted = _is_interpreted()
+        # Whether TRITON_INTERPRET=1 was set when Triton was imported, which settles it for good.
+        cdiv = importlib.import_module("triton.language").cdiv
+        _interpreted = type(cdiv).__name__ == "InterpretedFunction"
     _requested = name
 
 
@@ -56,7 +62,55 @@ def get_backend() -> str:
     return _requested
 
 
-@replaceable
+@dataclass(frozen=True)
+class Export:
+    """What a model is being traced for.
+
+    Attributes:
+        onnx: ONNX, rather than torch's own format.
+        any_size: Images of any size. Otherwise index maps of the grid become constants; the model
+            must have run once at the size that is traced, so that they are in their caches.
+        scores: Bytes of attention scores of a sample that may exist at a time; 0 for all.
+    """
+
+    onnx: bool
+    any_size: bool = False
+    scores: int = 0
+
+
+_export: ContextVar[Export | None] = ContextVar("mmseg_tome_export", default=None)
+_BY_TORCHS_EXPORTER = Export(onnx=True, any_size=True)
+
+
+@contextmanager
+def exporting(export: Export) -> Iterator[None]:
+    """Choose implementations for an export inside the context, in this thread alone."""
+    token = _export.set(export)
+    try:
+        yield
+    finally:
+        _export.reset(token)
+
+
+def current_export() -> Export | None:
+    """What is being exported in this thread, by `exporting` or by `torch.onnx.export` itself."""
+    if is_dynamo_compiling():  # it cannot read a ContextVar
+        return None
+    export = _export.get()
+    if export is None and (torch.jit.is_tracing() or is_compiling()):  # cheaper than what follows
+        return _BY_TORCHS_EXPORTER if torch.onnx.is_in_onnx_export() else None
+    return export
+
+
+def use_onnx() -> bool:
+    """Whether operations must be those that ONNX has: no sort but top-k, no index but scatter.
+
+    They are chosen by what ONNX Runtime runs fast, and right, on a CPU.
+    """
+    export = current_export()
+    return export is not None and export.onnx
+
+
 def use_triton(*tensors: Tensor) -> bool:
     """Whether the kernels run on these tensors of one operation, all on one device.
 
@@ -64,6 +118,8 @@ def use_triton(*tensors: Tensor) -> bool:
         BackendError: Triton was asked for and cannot run on this device.
     """
     if _requested == "torch" or any(t.dtype == torch.float64 for t in tensors):
+        return False
+    if current_export() is not None:  # a kernel is an operator of neither format
         return False
     # ROCm devices are called cuda, too.
     device = tensors[0].device
@@ -96,8 +152,6 @@ def _device_problem(index: int) -> str | None:
 
 def _import_problem() -> str | None:
     """Why Triton cannot be imported, None if it can."""
-    if not HAVE_OPERATORS:
-        return f"torch {torch.__version__} is too old for its operators: 2.4 or later is needed"
     if not HAVE_TRITON:
         return "Triton is not installed"
     try:
@@ -107,10 +161,27 @@ def _import_problem() -> str | None:
     return None
 
 
-def _is_interpreted() -> bool:
-    """Whether Triton was imported with TRITON_INTERPRET=1, which is then settled for good."""
-    language = importlib.import_module("triton.language")
-    return type(language.cdiv).__name__ == "InterpretedFunction"
+def is_transformed() -> bool:
+    """Whether `torch.func`, forward-mode gradients or `torch.jit.trace` follow what runs.
+
+    A kernel is opaque to all three: tangents and recorded operations would be lost silently.
+    """
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
+
+
+def is_watched() -> bool:
+    """Whether a dispatch mode, such as that of fake tensors, sees every operation that runs."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def is_faked() -> bool:
+    """Whether one of torch's own modes makes tensors that stand for others, as fake ones do."""
+    kinds = (getattr(torch._C._TorchDispatchModeKey, n) for n in ("FAKE", "PROXY", "FUNCTIONAL"))
+    return any(torch._C._get_dispatch_mode(kind) is not None for kind in kinds)
 
 
 set_backend(os.environ.get(VARIABLE, "auto"))

@@ -16,11 +16,13 @@ Bytes: forward 2 B N C E, backward 5 B N C E. FLOP: 18 B N C and some 12 B N C f
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch
+from mmseg_tome.ops.library import by_torch, differentiable_gradient, operator
 
 BLOCKS = 16, 4, 128, 4
 """ROWS at most, BLOCK_W, BLOCK_C and warps of the convolution."""
@@ -32,26 +34,32 @@ GRADIENT_BLOCKS = 32, 8, 64, 4
 """The same of the gradient of the weights."""
 
 
-def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int]) -> Tensor:
+@operator(
+    "depthwise_gelu(Tensor x, Tensor weight, Tensor bias, SymInt height, SymInt width) -> Tensor",
+    lambda x, *_: _like(x),
+)
+def depthwise_gelu(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
     """See `mmseg_tome.ops.depthwise.depthwise_gelu`."""
-    return _convolve(x, weight, bias, hw)
+    return _convolve(x, weight, bias, (height, width))
 
 
-def depthwise_gelu_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, hw: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `depthwise_gelu`.
+@operator(
+    "depthwise_gelu_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, SymInt height,"
+    " SymInt width) -> (Tensor, Tensor, Tensor)",
+    lambda grad, x, weight, bias, *_: (_like(x), _like(weight), _like(bias)),
+)
+def depthwise_gelu_backward(grad, x, weight, bias, height, width):
+    """Gradients of `x`, of the weight and of the bias, each in the data type of what it is of.
 
     Args:
-        grad: Gradient of the result, `[B, H * W, C]`.
-        x: `[B, H * W, C]`.
+        grad: Gradient of the result of `depthwise_gelu`, `[B, H * W, C]`.
+        x: And its arguments.
         weight: `[C, 1, 3, 3]`.
         bias: `[C]`.
-        hw: The tokens' grid.
-
-    Returns:
-        Gradients of `x`, of the weight and of the bias, each in the data type of what it is of.
+        height: Of the tokens' grid.
+        width: Likewise.
     """
+    hw = height, width
     grad, x = grad.contiguous(), x.contiguous()
     batch, _, channels = x.shape
     rows, block_w, block_c, warps = GRADIENT_BLOCKS
@@ -60,24 +68,40 @@ def depthwise_gelu_backward(
     grad_conv = torch.empty_like(x)
     partial = x.new_empty(parts, 10, channels, dtype=torch.float32)
     launch(
-        _gradient_kernel,
-        (ceil_div(channels, block_c) * grid[0], *grid[1:]),
-        grad,
-        x,
-        weight.contiguous(),
-        bias.contiguous(),
-        grad_conv,
-        partial,
-        *hw,
-        channels,
-        ROWS=rows,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _gradient_kernel, (ceil_div(channels, block_c) * grid[0], *grid[1:]), grad, x,
+        weight.contiguous(), bias.contiguous(), grad_conv, partial, *hw, channels,
+        ROWS=rows, BLOCK_W=block_w, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     taps = partial.sum(0)  # [10, C]
     grad_weight = taps[:9].T.reshape(weight.shape).to(weight.dtype)
     return _convolve(grad_conv, weight, None, hw), grad_weight, taps[9].to(bias.dtype)
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _save(ctx, inputs, output):
+    *tensors, height, width = inputs
+    ctx.hw = height, width
+    ctx.save_for_backward(*tensors)
+
+
+def _gradient(ctx, grad):
+    tensors = ctx.saved_tensors
+    if not by_torch(grad):
+        return *depthwise_gelu_backward(grad, *tensors, *ctx.hw), None, None
+
+    def twin(x, weight, bias):  # in what the kernel computes in; it takes tensors of any data types
+        dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+        grid = x.to(dtype).unflatten(1, ctx.hw).permute(0, 3, 1, 2)
+        grid = F.conv2d(grid, weight.to(dtype), bias.to(dtype), padding=1, groups=x.shape[2])
+        return F.gelu(grid).permute(0, 2, 3, 1).flatten(1, 2).to(x.dtype)
+
+    return *differentiable_gradient(twin, tensors, (grad,)), None, None
+
+
+depthwise_gelu.set_gradient(_gradient, _save)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, hw: tuple[int, int]) -> Tensor:
@@ -90,21 +114,11 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, hw: tuple[int, int
     while rows > 4 and across * ceil_div(hw[0], rows) * batch < PROGRAMS:
         rows //= 2
     launch(
-        _depthwise_kernel,
-        (across, ceil_div(hw[0], rows), batch),
-        x,
-        weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        out,
-        *hw,
-        channels,
-        GELU=bias is not None,
-        ROWS=rows,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        AHEAD=AHEAD,
+        _depthwise_kernel, (across, ceil_div(hw[0], rows), batch), x, weight.contiguous(),
+        None if bias is None else bias.contiguous(), out, *hw, channels,
+        GELU=bias is not None, ROWS=rows, BLOCK_W=block_w, BLOCK_C=block_c, AHEAD=AHEAD,
         num_warps=warps,
-    )
+    )  # fmt: skip
     return out
 
 
@@ -211,19 +225,10 @@ def _store(out, value, mask, GELU: tl.constexpr):
 
 @triton.jit
 def _depthwise_kernel(
-    x,
-    weight,
-    bias,
-    out,
-    height,
-    width,
-    channels,
-    GELU: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
+    x, weight, bias, out, height, width, channels,
+    GELU: tl.constexpr, ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
     AHEAD: tl.constexpr,
-):
+):  # fmt: skip
     blocks_c = tl.cdiv(channels, BLOCK_C)
     c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     col = (tl.program_id(0) // blocks_c * BLOCK_W + tl.arange(0, BLOCK_W)) * 4
@@ -269,19 +274,9 @@ def _depthwise_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    grad,
-    x,
-    weight,
-    bias,
-    grad_conv,
-    partial,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, x, weight, bias, grad_conv, partial, height, width, channels,
+    ROWS: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     blocks_c = tl.cdiv(channels, BLOCK_C)
     c = tl.program_id(0) % blocks_c * BLOCK_C + tl.arange(0, BLOCK_C)
     block_w = tl.program_id(0) // blocks_c
@@ -318,15 +313,9 @@ def _gradient_kernel(
         g = tl.load(grad + row * pitch + at, mask=there, other=0.0).to(tl.float32)
         g *= _gelu_slope(value)
         tl.store(grad_conv + row * pitch + at, g.to(grad_conv.dtype.element_ty), mask=there)
-        g0 += g * x0
-        g1 += g * x1
-        g2 += g * x2
-        g3 += g * x3
-        g4 += g * x4
-        g5 += g * x5
-        g6 += g * x6
-        g7 += g * x7
-        g8 += g * x8
+        g0, g1, g2 = g0 + g * x0, g1 + g * x1, g2 + g * x2
+        g3, g4, g5 = g3 + g * x3, g4 + g * x4, g5 + g * x5
+        g6, g7, g8 = g6 + g * x6, g7 + g * x7, g8 + g * x8
         gb += g
         x0, x1, x2 = x3, x4, x5
         x3, x4, x5 = x6, x7, x8

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmseg_tome.ops.backend import use_triton
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -83,8 +85,37 @@ def label_map(
         size: Size of the result; by default that of the image without its padding.
 
     Returns:
-        int64 `[B, *size]`.
+        int64 `[B, *size]`; without a gradient.
+
+    Raises:
+        ValueError: The shapes do not fit, or nothing is left without padding.
     """
+    number = windows.grid[0] * windows.grid[1]
+    if logits.ndim != 4 or logits.shape[0] % number or not min(logits.shape[1:]):
+        raise ValueError(f"logits {tuple(logits.shape)} are not those of {number} windows an image")
+    left, right, top, bottom = padding
+    cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
+    if min(padding) < 0 or min(cut) < 1:
+        raise ValueError(f"a padding of {tuple(padding)} does not fit an image of {windows.hw}")
+    size = tuple(map(int, size or cut))
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"labels of {size} pixels are no image")
+    logits = logits.detach()
+    if not use_triton(logits):
+        return label_map_torch(logits, windows, padding, size)
+    from mmseg_tome.ops import labelling_triton
+
+    layout = (windows.hw, windows.crop, windows.stride, windows.grid)
+    return labelling_triton.label_map(logits, *layout, padding, size)
+
+
+def label_map_torch(
+    logits: Tensor,
+    windows: Windows,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    size: tuple[int, int] | None = None,
+) -> Tensor:
+    """`label_map` in torch."""
     if logits.dtype != torch.float64:
         logits = logits.float()
     if windows.grid == (1, 1):

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmseg_tome.ops.labelling import Windows
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
 
 MOST_CLASSES = 8
 """Classes at a time. Few waste little where their number is no power of two."""
@@ -19,52 +19,35 @@ BLOCK = 1024
 """Pixels times classes that a program holds at a time."""
 
 
-def label_map(
-    logits: Tensor,
-    windows: Windows,
-    padding: tuple[int, int, int, int],
-    size: tuple[int, int],
-) -> Tensor:
-    """See `mmseg_tome.ops.labelling.label_map`."""
-    number, classes, height, width = logits.shape
+def _shape(logits, hw, crop, stride, grid, padding, size):
+    batch = logits.shape[0] // (grid[0] * grid[1])
+    return logits.new_empty((batch, *size), dtype=torch.int64)
+
+
+@operator(
+    "label_map(Tensor logits, int[] hw, int[] crop, int[] stride, int[] grid, int[] padding,"
+    " int[] size) -> Tensor",
+    _shape,
+)
+def label_map(logits: Tensor, hw, crop, stride, grid, padding, size) -> Tensor:
+    """See `mmseg_tome.ops.labelling.label_map`, whose `Windows` are taken apart."""
+    out = _shape(logits, hw, crop, stride, grid, padding, size)
+    batch, (_, classes, height, width) = out.shape[0], logits.shape
     # Images may be apart (one of a batch), their pixels not.
     if logits.stride()[1:] != (1, width * classes, classes):
         logits = logits.contiguous(memory_format=torch.channels_last)
-    grid = windows.grid
-    batch = number // (grid[0] * grid[1])
     left, right, top, bottom = padding
-    cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
-    out = torch.empty(batch, *size, dtype=torch.int64, device=logits.device)
+    cut = (hw[0] - top - bottom, hw[1] - left - right)
     block_c = min(next_power_of_2(classes), MOST_CLASSES)
     block_w = min(BLOCK // block_c, next_power_of_2(size[1]))
     launch(
-        _label_map_kernel,
-        (batch * size[0], ceil_div(size[1], block_w)),
-        logits,
-        out,
-        logits.stride(0),
-        batch,
-        classes,
-        height,
-        width,
-        *windows.hw,
-        *windows.crop,
-        *windows.stride,
-        *grid,
-        top,
-        left,
-        *cut,
-        *size,
+        _label_map_kernel, (batch * size[0], ceil_div(size[1], block_w)), logits, out,
+        logits.stride(0), batch, classes, height, width, *hw, *crop, *stride, *grid, top, left,
+        *cut, *size,
         # The compiler's own division is not exact enough for a position.
-        height / windows.crop[0],
-        width / windows.crop[1],
-        cut[0] / size[0],
-        cut[1] / size[1],
-        RESIZED=tuple(size) != cut,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+        height / crop[0], width / crop[1], cut[0] / size[0], cut[1] / size[1],
+        RESIZED=tuple(size) != cut, BLOCK_W=block_w, BLOCK_C=block_c, num_warps=4,
+    )  # fmt: skip
     return out
 
 

@@ -25,25 +25,28 @@ DIRECT = TorchVersion(triton.__version__) >= (3, 3) and torch.cuda.is_available(
 
 
 def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
-    """Launch a kernel on the current device and stream.
+    """Launch a kernel on the device of its first argument, on the current stream there.
 
     Args:
         kernel: A function under `triton.jit`, whose constants come last.
         grid: Programs along up to three axes.
-        *args: Tensors, numbers and None, for all arguments that are no constants.
+        *args: A tensor, then tensors, numbers and None, for all arguments that are no constants.
         **constants: The constants, and options such as `num_warps`; at each place of the code
             always in the same order.
 
     Raises:
-        ValueError: A tensor is not on the current device.
+        ValueError: A tensor is on another device.
     """
+    device = args[0].get_device()
+    if device >= 0 and device != torch.cuda.current_device():  # where Triton launches
+        with torch.cuda.device(device):
+            return launch(kernel, grid, *args, **constants)
     for watcher in _watchers:
         named = zip(kernel.arg_names, args, strict=False)
         watcher(kernel.fn.__name__, {**dict(named), **constants})
     if not (DIRECT and isinstance(kernel, triton.JITFunction)):  # or interpreted
         kernel[grid](*args, **constants)
         return
-    device = torch.cuda.current_device()
     key = (
         id(kernel),
         device,

@@ -2,7 +2,7 @@
 
 A compiler sees an operator as one opaque call with a known result shape, so models compile
 without graph breaks. Without a compiler an operator is called past torch's dispatcher, which
-would take longer than the launch itself. Triton is imported when the first operator runs.
+would take longer than the launch itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mmseg_tome.ops.tracing import is_compiling, is_transformed, is_watched
+from mmseg_tome.ops.backend import is_compiling, is_transformed, is_watched
 
 # `Library` rather than `custom_op`, which adds checks of its own to every call.
 _LIBRARY = torch.library.Library("mmseg_tome", "DEF")
@@ -28,10 +28,10 @@ class Operator:
 
     def __init__(self, schema: str, fake: Callable, run: Callable):
         self.name = schema.partition("(")[0]
-        self.run = _on_the_device_of_its_input(run)
+        self.run = run
         self._differentiable: Callable | None = None
         _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _LIBRARY.impl(self.name, self.run, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mmseg_tome::{self.name}", fake, lib=_LIBRARY)
         self.registered = getattr(torch.ops.mmseg_tome, self.name).default
 
@@ -71,6 +71,15 @@ class Operator:
         self._differentiable = type(self.name, (torch.autograd.Function,), functions).apply
 
 
+def operator(schema: str, fake: Callable) -> Callable[[Callable], Operator]:
+    """Decorator: make a function an `Operator`."""
+    return lambda run: Operator(schema, fake, run)
+
+
+def _requires_grad(argument) -> bool:
+    return isinstance(argument, Tensor) and argument.requires_grad
+
+
 def by_torch(*grads: Tensor | None) -> bool:
     """Whether a gradient must be computed by torch's operations.
 
@@ -93,10 +102,10 @@ def is_opaque(*grads: Tensor | None) -> bool:
 def differentiable_gradient(
     function: Callable, inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """The gradient of torch's twin of an operator, with a graph, so right to any order.
+    """The gradient of a function in torch, with a graph, so right to any order.
 
     Args:
-        function: The twin, from `inputs` to one tensor or several.
+        function: From `inputs` to one tensor or several, the operator's in torch.
         inputs: All of the tensors that may need a gradient.
         grads: Gradient of each result, None for a result that has none.
 
@@ -114,23 +123,3 @@ def differentiable_gradient(
         results, grads = zip(*pairs, strict=True)
         found = iter(torch.autograd.grad(results, wanted, grads, create_graph=True))
     return tuple(next(found) if view.requires_grad else None for view in views)
-
-
-def operator(schema: str, fake: Callable) -> Callable[[Callable], Operator]:
-    """Decorator: make a function an `Operator`."""
-    return lambda run: Operator(schema, fake, run)
-
-
-def _on_the_device_of_its_input(run: Callable) -> Callable:
-    def on_its_device(first: Tensor, *args):
-        # Triton launches on the current device.
-        if not first.is_cuda or first.get_device() == torch.cuda.current_device():
-            return run(first, *args)
-        with torch.cuda.device_of(first):
-            return run(first, *args)
-
-    return on_its_device
-
-
-def _requires_grad(argument) -> bool:
-    return isinstance(argument, Tensor) and argument.requires_grad

@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmseg_tome.ops.twins import replaceable
+from mmseg_tome.ops.assignment import most_similar
+from mmseg_tome.ops.backend import use_triton
+from mmseg_tome.ops.segment import SegmentOrder
+from mmseg_tome.ops.shapes import check_tokens
 
 
 class Counts(NamedTuple):
@@ -55,6 +58,8 @@ def slots_left(counts: Counts, hw: tuple[int, int], stride: tuple[int, int]) -> 
 def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """How alike the tokens of each window are: the mean of their cosine similarity to their mean.
 
+    There is no gradient.
+
     Args:
         metric: What similarity is measured on, `[B, H * W, C]`.
         hw: The grid of the tokens.
@@ -63,7 +68,75 @@ def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, in
     Returns:
         `[B, windows]`, in float32 at least. A token that is zero counts as 0, and so does a window
         whose mean is zero or that holds a token that is not finite.
+
+    Raises:
+        ValueError: The shapes do not fit.
     """
+    check_tokens(metric)
+    if metric.shape[1] != hw[0] * hw[1] or min(stride) < 1:
+        raise ValueError(
+            f"tokens {tuple(metric.shape)} do not fit a grid of {hw[0]}x{hw[1]} with windows of "
+            f"{stride}"
+        )
+    metric = metric.detach()
+    if use_triton(metric):
+        from mmseg_tome.ops import local_triton
+
+        return local_triton.window_similarity(metric, hw, stride)
+    return window_similarity_torch(metric, hw, stride)
+
+
+def assign_windows(
+    similarity: Tensor,
+    windows: Tensor,
+    order: SegmentOrder | None,
+    counts: Counts,
+    hw: tuple[int, int],
+    stride: tuple[int, int],
+) -> tuple[Tensor, SegmentOrder | None]:
+    """The slot map in which the most alike windows merge and the others keep their tokens.
+
+    Slots are numbered from window to window, in raster order, and within one that stays from token
+    to token. Of equally alike windows the first ones merge; NaN is the least alike.
+
+    Args:
+        similarity: How alike each window is, `[B, windows]`.
+        windows: Window of each token, in raster order, `[1, H * W]`, int64.
+        order: `segment_order` of that map; the tokens of the new one are in the same order.
+        counts: How many windows of each shape merge.
+        hw: The grid of the tokens.
+        stride: Size `(sy, sx)` of a window in tokens.
+
+    Returns:
+        The slot of each token, `[B, H * W]`, int64, and the order of this map.
+
+    Raises:
+        ValueError: The shapes do not fit, or there are not so many windows.
+    """
+    there = window_counts(hw, stride)
+    if similarity.ndim != 2 or similarity.shape[1] != sum(there):
+        raise ValueError(
+            f"similarities {tuple(similarity.shape)} are not those of the {sum(there)} windows of "
+            f"{stride} tokens on a grid of {hw[0]}x{hw[1]}"
+        )
+    if windows.shape != (1, hw[0] * hw[1]):
+        raise ValueError(f"windows {tuple(windows.shape)} do not fit a grid of {hw[0]}x{hw[1]}")
+    known = all(isinstance(n, int) for n in (*counts, *there))  # not as in a trace
+    if len(counts) != 4 or (
+        known and not all(0 <= r <= n for r, n in zip(counts, there, strict=True))
+    ):
+        raise ValueError(f"of {tuple(there)} windows {tuple(counts)} cannot merge")
+    if order is None or not use_triton(similarity):
+        return assign_windows_torch(similarity, windows, counts, hw, stride), None
+    from mmseg_tome.ops import local_triton
+
+    num_slots = slots_left(counts, hw, stride)
+    slot, offsets = local_triton.assign_windows(similarity, counts, num_slots, hw, stride)
+    return slot, SegmentOrder(order.tokens, offsets, order.largest)
+
+
+def window_similarity_torch(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    """`window_similarity` in torch."""
     wide = torch.promote_types(metric.dtype, torch.float32)
     x = _whole_windows(metric.to(wide), hw, stride)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
@@ -76,32 +149,18 @@ def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, in
     return (along / _sizes(hw, stride, x.device)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def assign_windows(
+def assign_windows_torch(
     similarity: Tensor,
-    window: Tensor,
+    windows: Tensor,
     counts: Counts,
     hw: tuple[int, int],
     stride: tuple[int, int],
 ) -> Tensor:
-    """The slot map in which the most alike windows merge and the others keep their tokens.
-
-    Slots are numbered from window to window, in raster order, and within one that stays from token
-    to token. Of equally alike windows the first ones merge; NaN is the least alike.
-
-    Args:
-        similarity: How alike each window is, `[B, windows]`.
-        window: Window of each token, in raster order, `[1, H * W]`, int64.
-        counts: How many windows of each shape merge.
-        hw: The grid of the tokens.
-        stride: Size `(sy, sx)` of a window in tokens.
-
-    Returns:
-        The slot of each token, `[B, H * W]`, int64.
-    """
+    """`assign_windows` in torch, without the order."""
     merges = _merging(similarity, counts, hw, stride)  # [B, windows], 1 or 0
     slots = torch.where(merges.bool(), 1, _sizes(hw, stride, merges.device))  # [B, windows]
     first = slots.cumsum(dim=1) - slots
-    window, place = window[0], _places(hw, stride, merges.device)
+    window, place = windows[0], _places(hw, stride, merges.device)
     return first.index_select(1, window) + place * (1 - merges.index_select(1, window))
 
 
@@ -114,24 +173,15 @@ def _merging(
     # What is not known when a model is traced may be there.
     kinds = [kind for kind, n in enumerate(there) if not (isinstance(n, int) and n == 0)]
     if len(kinds) == 1:
-        best = most_alike(similarity, counts[kinds[0]])
+        best = most_similar(similarity, counts[kinds[0]])
         return none.scatter(1, best, torch.ones_like(best))
-    best = most_alike(similarity, sum(there))  # [B, windows], all of them
+    best = most_similar(similarity, sum(there))  # [B, windows], all of them
     kind_of_best = _kinds(hw, stride, similarity.device)[best]
     merges = none
     for kind in kinds:
         of_kind = kind_of_best == kind
         merges = merges + (of_kind & (of_kind.cumsum(dim=1) <= counts[kind]))
     return none.scatter(1, best, merges)
-
-
-@replaceable
-def most_alike(similarity: Tensor, r: int) -> Tensor:
-    """Positions of the `r` largest similarities of each row, the largest first, `[B, r]`, int64."""
-    infinite = float("inf")
-    ranked = similarity.nan_to_num(nan=-infinite, posinf=infinite, neginf=-infinite)
-    # A stable sort, so that ties keep the lower index on every device.
-    return ranked.argsort(dim=1, descending=True, stable=True)[:, :r]
 
 
 def _whole_windows(x: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:

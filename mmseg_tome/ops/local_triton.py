@@ -12,12 +12,16 @@ Bytes of a sample with N tokens of C channels, E bytes an element, in W windows:
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from mmseg_tome.ops.assignment_triton import similarity_keys
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
-from mmseg_tome.ops.local import Counts
+from mmseg_tome.ops.library import operator
 from mmseg_tome.ops.matching_triton import inverse_root
+from mmseg_tome.ops.selection_triton import (
+    count_keys,
+    number_merging,
+    search,
+    similarity_keys,
+)
 
 ELEMENTS = 2048
 """Elements of the tokens that a program holds at once."""
@@ -27,45 +31,44 @@ STEP = 256
 """Windows whose slots a program numbers, where they are small."""
 STEP_TOKENS = 4096
 """Tokens that it gives a slot at most: with more, the compiler takes minutes."""
-NO_KEY = tl.constexpr(-0x80000000)
-"""Of a window that is not asked for."""
 
 
-def window_similarity(metric: Tensor, hw: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def _similarity_shape(metric, hw, stride):
+    windows = ceil_div(hw[0], stride[0]) * ceil_div(hw[1], stride[1])
+    return metric.new_empty(metric.shape[0], windows, dtype=torch.float32)
+
+
+@operator(
+    "window_similarity(Tensor metric, SymInt[] hw, SymInt[] stride) -> Tensor", _similarity_shape
+)
+def window_similarity(metric, hw, stride):
     """See `mmseg_tome.ops.local.window_similarity`."""
     metric = metric.contiguous()
-    batch, _, channels = metric.shape
-    rows, cols = ceil_div(hw[0], stride[0]), ceil_div(hw[1], stride[1])
-    similarity = metric.new_empty(batch, rows * cols, dtype=torch.float32)
+    channels, cols = metric.shape[2], ceil_div(hw[1], stride[1])
+    similarity = _similarity_shape(metric, hw, stride)
+    batch, windows = similarity.shape
     block_k = next_power_of_2(stride[0] * stride[1])
     block_c = min(next_power_of_2(channels), 128, max(ELEMENTS // block_k, 16))
     block_w = max(ELEMENTS // (block_k * block_c), 1)
     launch(
-        _similarity_kernel,
-        (ceil_div(rows * cols, block_w), batch),
-        metric,
-        similarity,
-        *hw,
-        channels,
-        rows * cols,
-        cols,
-        SY=stride[0],
-        SX=stride[1],
-        BLOCK_W=block_w,
-        BLOCK_K=block_k,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+        _similarity_kernel, (ceil_div(windows, block_w), batch), metric, similarity, *hw, channels,
+        windows, cols,
+        SY=stride[0], SX=stride[1], BLOCK_W=block_w, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=4,
+    )  # fmt: skip
     return similarity
 
 
-def assign_windows(
-    similarity: Tensor,
-    counts: Counts,
-    num_slots: int,
-    hw: tuple[int, int],
-    stride: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
+def _assigned_shapes(similarity, counts, num_slots, hw, stride):
+    slot = similarity.new_empty(similarity.shape[0], hw[0] * hw[1], dtype=torch.int64)
+    return slot, similarity.new_empty(similarity.shape[0], num_slots + 1, dtype=torch.int32)
+
+
+@operator(
+    "assign_windows(Tensor similarity, SymInt[] counts, SymInt num_slots, SymInt[] hw,"
+    " SymInt[] stride) -> (Tensor, Tensor)",
+    _assigned_shapes,
+)
+def assign_windows(similarity, counts, num_slots, hw, stride):
     """See `mmseg_tome.ops.local.assign_windows`.
 
     Args:
@@ -81,49 +84,27 @@ def assign_windows(
     """
     similarity = similarity.contiguous()
     batch, windows = similarity.shape
-    slot = similarity.new_empty(batch, hw[0] * hw[1], dtype=torch.int64)
-    offsets = similarity.new_empty(batch, num_slots + 1, dtype=torch.int32)
+    slot, offsets = _assigned_shapes(similarity, counts, num_slots, hw, stride)
     is_even = hw[0] % stride[0] == 0 and hw[1] % stride[1] == 0
     block = min(next_power_of_2(windows), BLOCK)
     block_k = next_power_of_2(stride[0] * stride[1])
     step = max(min(STEP, STEP_TOKENS // block_k), 1)
     launch(
-        _assign_windows_kernel,
-        (ceil_div(windows, step), batch),
-        similarity,
-        slot,
-        offsets,
-        *hw,
-        num_slots,
-        *counts,
-        SY=stride[0],
-        SX=stride[1],
-        FIRST_KIND=-1 if is_even else 0,
-        LAST_KIND=-1 if is_even else 3,
-        BLOCK=block,
-        SINGLE=windows <= block,
-        STEP=step,
-        BLOCK_K=block_k,
+        _assign_windows_kernel, (ceil_div(windows, step), batch), similarity, slot, offsets, *hw,
+        num_slots, *counts,
+        SY=stride[0], SX=stride[1], FIRST_KIND=-1 if is_even else 0, LAST_KIND=-1 if is_even else 3,
+        BLOCK=block, SINGLE=windows <= block, STEP=step, BLOCK_K=block_k,
         num_warps=min(max(block // 256, step * block_k // 512, 2), 16),
-    )
+    )  # fmt: skip
     return slot, offsets
 
 
 @triton.jit
 def _similarity_kernel(
-    metric,
-    similarity,
-    height,
-    width,
-    channels,
-    windows,
-    cols,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    metric, similarity, height, width, channels, windows, cols,
+    SY: tl.constexpr, SX: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     w = tl.program_id(0) * BLOCK_W + tl.arange(0, BLOCK_W)
     k = tl.arange(0, BLOCK_K)
@@ -151,87 +132,11 @@ def _similarity_kernel(
 
 
 @triton.jit
-def _keys(similarity, w, height, width, KIND: tl.constexpr, SY: tl.constexpr, SX: tl.constexpr):
-    """Similarities as integers in their order; `NO_KEY`, less than any, of windows of other shapes.
-
-    KIND is 0 for full windows, 1 for those at the right, 2 at the bottom, 3 in the corner, and -1
-    where all windows are full.
-    """
-    rows, cols = tl.cdiv(height, SY), tl.cdiv(width, SX)
-    keys = similarity_keys(similarity, w, rows * cols)
-    if KIND >= 0:
-        kind = 2 * (w // cols >= height // SY).to(tl.int32)
-        kind += (w % cols >= width // SX).to(tl.int32)
-        keys = tl.where(kind == KIND, keys, NO_KEY)
-    return keys
-
-
-@triton.jit
-def _range(
-    similarity,
-    keys,
-    height,
-    width,
-    KIND: tl.constexpr,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-):
-    """The smallest and the largest key of one shape; `keys` are the first BLOCK of them."""
-    lowest = tl.where(keys == NO_KEY, 0x7FFFFFFF, keys)
-    highest = keys
-    if not SINGLE:
-        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
-            more = _keys(similarity, start + tl.arange(0, BLOCK), height, width, KIND, SY, SX)
-            lowest = tl.minimum(lowest, tl.where(more == NO_KEY, 0x7FFFFFFF, more))
-            highest = tl.maximum(highest, more)
-    return tl.min(lowest, 0), tl.max(highest, 0)
-
-
-@triton.jit
-def _count(
-    similarity,
-    keys,
-    least,
-    height,
-    width,
-    KIND: tl.constexpr,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-):
-    """How many keys of one shape are larger than `least`; `keys` are the first BLOCK of them."""
-    found = (keys > least).to(tl.int32)
-    if not SINGLE:
-        for start in range(BLOCK, tl.cdiv(height, SY) * tl.cdiv(width, SX), BLOCK):
-            w = start + tl.arange(0, BLOCK)
-            found += (_keys(similarity, w, height, width, KIND, SY, SX) > least).to(tl.int32)
-    return tl.sum(found, 0)
-
-
-@triton.jit
 def _assign_windows_kernel(
-    similarity,
-    slot,
-    offsets,
-    height,
-    width,
-    num_slots,
-    full,
-    right,
-    bottom,
-    corner,
-    SY: tl.constexpr,
-    SX: tl.constexpr,
-    FIRST_KIND: tl.constexpr,
-    LAST_KIND: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SINGLE: tl.constexpr,
-    STEP: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
+    similarity, slot, offsets, height, width, num_slots, full, right, bottom, corner,
+    SY: tl.constexpr, SX: tl.constexpr, FIRST_KIND: tl.constexpr, LAST_KIND: tl.constexpr,
+    BLOCK: tl.constexpr, SINGLE: tl.constexpr, STEP: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     windows = tl.cdiv(height, SY) * tl.cdiv(width, SX)
     similarity += b * windows
@@ -253,28 +158,19 @@ def _assign_windows_kernel(
         else:
             r = corner
         # The largest key that r keys at least reach: those above it merge, of its own the first.
-        keys = _keys(similarity, lanes, height, width, KIND, SY, SX)
-        low, high = _range(similarity, keys, height, width, KIND, SY, SX, BLOCK, SINGLE)
-        while low < high:
-            middle = (low | high) - ((low ^ high) >> 1)  # their mean rounded up, without overflow
-            found = _count(similarity, keys, middle - 1, height, width, KIND, SY, SX, BLOCK, SINGLE)
-            low = tl.where(found >= r, middle, low)
-            high = tl.where(found > r, high, tl.where(found == r, middle, middle - 1))
-        ties = r - _count(similarity, keys, low, height, width, KIND, SY, SX, BLOCK, SINGLE)
-
-        above = tl.zeros((STEP,), tl.int32)
-        equal = tl.zeros((STEP,), tl.int32)
-        for start in range(0, begin, STEP):
-            before = _keys(similarity, start + tl.arange(0, STEP), height, width, KIND, SY, SX)
-            above += (before > low).to(tl.int32)
-            equal += (before == low).to(tl.int32)
-        ties_before = tl.sum(equal, 0)
-        own = _keys(similarity, w, height, width, KIND, SY, SX)
-        tied = (own == low).to(tl.int32)
-        is_first = ties_before + tl.cumsum(tied, 0) - tied < ties
-        merged += ((own > low) | ((own == low) & is_first)).to(tl.int32)
+        keys = similarity_keys(similarity, lanes, height, width, KIND, SY, SX)
+        low, _ = search(
+            similarity, keys, r, -1, height, width, KIND, SY, SX, BLOCK, SINGLE
+        )  # fmt: skip
+        ties = r - count_keys(
+            similarity, keys, low, height, width, KIND, SY, SX, BLOCK, SINGLE
+        )  # fmt: skip
+        found, before = number_merging(
+            similarity, low, ties, begin, height, width, KIND, SY, SX, STEP
+        )  # fmt: skip
+        merged += found
         size = (height % SY if KIND >= 2 else SY) * (width % SX if KIND == 1 or KIND == 3 else SX)
-        removed += (tl.sum(above, 0) + tl.minimum(ties_before, ties)) * (size - 1)
+        removed += before * (size - 1)
 
     cols = tl.cdiv(width, SX)
     row, col = w // cols * SY, w % cols * SX  # of a window's first token

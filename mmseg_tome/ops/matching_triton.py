@@ -16,11 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
 
 NORM_BLOCK = 4096
 """Elements that a program of the norm kernel holds at once."""
 
 
+def _shapes(metric, src, dst, tf32):
+    shape = (metric.shape[0], src.shape[0])
+    return metric.new_empty(shape, dtype=torch.float32), src.new_empty(shape)
+
+
+@operator("match(Tensor metric, Tensor src, Tensor dst, bool tf32) -> (Tensor, Tensor)", _shapes)
 def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor, Tensor]:
     """See `mmseg_tome.ops.matching.match`; the metric may be float32, float16 or bfloat16.
 
@@ -43,17 +50,9 @@ def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor,
     block_rows = NORM_BLOCK // block_c
     grid = (ceil_div(num_dst, block_rows), batch)
     launch(
-        _inverse_norm_kernel,
-        grid,
-        metric,
-        dst,
-        inverse_norm,
-        tokens,
-        num_dst,
-        channels,
-        BLOCK_R=block_rows,
-        BLOCK_C=block_c,
-    )
+        _inverse_norm_kernel, grid, metric, dst, inverse_norm, tokens, num_dst, channels,
+        BLOCK_R=block_rows, BLOCK_C=block_c,
+    )  # fmt: skip
 
     on_cuda = torch.version.hip is None
     tf32 = metric.dtype == torch.float32 and on_cuda and (tf32 or _tf32_is_allowed())
@@ -63,29 +62,16 @@ def match(metric: Tensor, src: Tensor, dst: Tensor, tf32: bool) -> tuple[Tensor,
     )
     grid = (ceil_div(num_src, block_s), batch)
     launch(
-        _match_kernel,
-        grid,
-        metric,
-        src,
-        dst,
-        inverse_norm,
-        similarity,
-        nearest,
-        tokens,
-        num_src,
-        num_dst,
-        channels,
-        BLOCK_S=block_s,
-        BLOCK_D=block_d,
-        BLOCK_C=block_c,
+        _match_kernel, grid, metric, src, dst, inverse_norm, similarity, nearest, tokens, num_src,
+        num_dst, channels,
+        BLOCK_S=block_s, BLOCK_D=block_d, BLOCK_C=block_c,
         # Three products of rounded numbers and their remainders are as exact as one of float32, and
         # need a fraction of its time: matrix units have no other way.
-        PRECISION="tf32" if tf32 else "tf32x3" if on_cuda else "ieee",
-        num_warps=warps,
+        PRECISION="tf32" if tf32 else "tf32x3" if on_cuda else "ieee", num_warps=warps,
         num_stages=3,
         # Two programs a multiprocessor, one's loads behind the other's products.
         **(dict(maxnreg=128) if on_cuda and block_s == block_d == 128 else {}),
-    )
+    )  # fmt: skip
     return similarity, nearest
 
 
@@ -132,15 +118,9 @@ def _shared_memory(device: torch.device) -> int:
 
 @triton.jit
 def _inverse_norm_kernel(
-    metric,
-    rows,
-    inverse_norm,
-    tokens,
-    num_rows,
-    channels,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    metric, rows, inverse_norm, tokens, num_rows, channels,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """1 / |metric[b, rows[i]]|, or 0 where the norm is 0 or not finite."""
     b = tl.program_id(1).to(tl.int64)
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -164,21 +144,9 @@ def inverse_root(square):
 
 @triton.jit
 def _match_kernel(
-    metric,
-    src,
-    dst,
-    inverse_norm,
-    similarity,
-    nearest,
-    tokens,
-    num_src,
-    num_dst,
-    channels,
-    BLOCK_S: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    metric, src, dst, inverse_norm, similarity, nearest, tokens, num_src, num_dst, channels,
+    BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(1).to(tl.int64)
     metric += b * tokens * channels
     inverse_norm += b * num_dst

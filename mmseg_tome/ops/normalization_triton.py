@@ -10,11 +10,14 @@ order, without atomics.
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import by_torch, differentiable_gradient, operator
+from mmseg_tome.ops.segment_triton import reduce_by
 
 ELEMENTS = 2048
 """Elements of the rows that a program holds at once, as far as a single row is not longer."""
@@ -22,14 +25,20 @@ PROGRAMS = 528
 """Programs of the backward pass: four on each of an H100's multiprocessors."""
 
 
-def layer_norm(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-    shift: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _per_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
+
+
+def _shapes(x, weight, bias, eps, dtype, shift):
+    return torch.empty_like(x, dtype=dtype), *_per_token(x)
+
+
+@operator(
+    "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype, Tensor? shift)"
+    " -> (Tensor, Tensor, Tensor)",
+    _shapes,
+)
+def layer_norm(x, weight, bias, eps, dtype, shift):
     """See `mmseg_tome.ops.normalization.layer_norm`.
 
     Returns:
@@ -40,15 +49,18 @@ def layer_norm(
     return out, *_normalise(x, shift, None, weight, bias, eps, None, out)
 
 
-def add_layer_norm(
-    residual: Tensor,
-    y: Tensor,
-    slot: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _add_shapes(residual, y, slot, tokens, offsets, largest, weight, bias, eps, dtype):
+    total = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, y.dtype))
+    return total, torch.empty_like(residual, dtype=dtype), *_per_token(residual)
+
+
+@operator(
+    "add_layer_norm(Tensor residual, Tensor y, Tensor? slot, Tensor? tokens, Tensor? offsets,"
+    " SymInt? largest, Tensor weight, Tensor bias, float eps, ScalarType dtype)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    _add_shapes,
+)
+def add_layer_norm(residual, y, slot, tokens, offsets, largest, weight, bias, eps, dtype):
     """See `mmseg_tome.ops.normalization.add_layer_norm`.
 
     Returns:
@@ -65,45 +77,30 @@ def add_layer_norm(
 def _normalise(x, y, slot, weight, bias, eps, total, out) -> tuple[Tensor, Tensor]:
     """Launch; without a total, `y` is None or what is added to every token."""
     batch, tokens, channels = x.shape
-    mean, inverse = (x.new_empty(batch, tokens, dtype=torch.float32) for _ in range(2))
+    mean, inverse = _per_token(x)
     block_c, block_r, warps = _blocks(channels)
     rows = batch * tokens
     launch(
-        _norm_kernel,
-        (ceil_div(rows, block_r),),
-        x,
-        y,
-        slot,
-        weight.contiguous(),
-        bias.contiguous(),
-        total,
-        out,
-        mean,
-        inverse,
-        rows,
-        tokens,
-        1 if total is None else y.shape[1],
-        channels,
-        0 if slot is None or slot.shape[0] == 1 else tokens,
-        eps,
-        ADD=y is not None and total is not None,
-        SHIFT=y is not None and total is None,
-        GATHER=slot is not None,
-        BLOCK_R=block_r,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _norm_kernel, (ceil_div(rows, block_r),), x, y, slot, weight.contiguous(),
+        bias.contiguous(), total, out, mean, inverse, rows, tokens,
+        1 if total is None else y.shape[1], channels,
+        0 if slot is None or slot.shape[0] == 1 else tokens, eps,
+        ADD=y is not None and total is not None, SHIFT=y is not None and total is None,
+        GATHER=slot is not None, BLOCK_R=block_r, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     return mean, inverse
 
 
-def layer_norm_backward(
-    grad: Tensor,
-    grad_total: Tensor | None,
-    x: Tensor,
-    mean: Tensor,
-    inverse: Tensor,
-    weight: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_shapes(grad, grad_total, x, mean, inverse, weight):
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+
+@operator(
+    "layer_norm_backward(Tensor grad, Tensor? grad_total, Tensor x, Tensor mean, Tensor inverse,"
+    " Tensor weight) -> (Tensor, Tensor, Tensor)",
+    _backward_shapes,
+)
+def layer_norm_backward(grad, grad_total, x, mean, inverse, weight):
     """Gradients of `layer_norm`, and of `add_layer_norm` with respect to its sum.
 
     Args:
@@ -126,23 +123,10 @@ def layer_norm_backward(
     out = torch.empty_like(x)
     partial = x.new_empty(2, programs, channels, dtype=torch.float32)
     launch(
-        _norm_backward_kernel,
-        (programs,),
-        grad,
-        grad_total,
-        x,
-        mean,
-        inverse,
-        weight.contiguous(),
-        out,
-        partial,
-        rows,
-        channels,
-        ADD=grad_total is not None,
-        BLOCK_R=block_r,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        _norm_backward_kernel, (programs,), grad, grad_total, x, mean, inverse, weight.contiguous(),
+        out, partial, rows, channels,
+        ADD=grad_total is not None, BLOCK_R=block_r, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     grad_weight, grad_bias = partial.sum(1).to(weight.dtype)
     return out, grad_weight, grad_bias
 
@@ -154,29 +138,60 @@ def _blocks(channels: int) -> tuple[int, int, int]:
     return block_c, block_r, min(max(block_c * block_r // 512, 1), 16)
 
 
+def _save(ctx, inputs, output):
+    x, weight, bias, ctx.eps, ctx.dtype, _ = inputs
+    ctx.save_for_backward(x, weight, bias, *output[1:])
+
+
+def _gradient(ctx, grad, *_):
+    x, weight, bias, mean, inverse = ctx.saved_tensors
+    return *_gradients(ctx, grad, None, x, weight, bias, mean, inverse), None, None, None
+
+
+def _save_add(ctx, inputs, output):
+    residual, y, slot, tokens, offsets, ctx.largest, weight, bias, ctx.eps, ctx.dtype = inputs
+    total, _, mean, inverse = output
+    ctx.dtypes, ctx.num_slots = (residual.dtype, y.dtype), y.shape[1]
+    ctx.save_for_backward(total, weight, bias, mean, inverse, slot, tokens, offsets)
+
+
+def _add_gradient(ctx, grad_total, grad, *_):
+    *saved, slot, tokens, offsets = ctx.saved_tensors
+    grad_weight = grad_bias = None
+    if grad is not None:
+        grad_total, grad_weight, grad_bias = _gradients(ctx, grad, grad_total, *saved)
+    grad_y = grad_total
+    if slot is not None and ctx.needs_input_grad[1]:
+        order = tokens, offsets, ctx.largest
+        grad_y = reduce_by(grad_total, slot, *order, ctx.num_slots, False)
+    grads = (g.to(dtype) for g, dtype in zip((grad_total, grad_y), ctx.dtypes, strict=True))
+    return *grads, None, None, None, None, grad_weight, grad_bias, None, None
+
+
+def _gradients(ctx, grad, grad_total, x, weight, bias, mean, inverse):
+    """Gradients of `x`, of the weight and of the bias."""
+    if not by_torch(grad, grad_total):
+        return layer_norm_backward(grad, grad_total, x, mean, inverse, weight)
+
+    def both(x, weight, bias):  # in what the kernel computes in; it takes tensors of any data types
+        dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+        args = (x.to(dtype), weight.shape, weight.to(dtype), bias.to(dtype), ctx.eps)
+        return x, F.layer_norm(*args).to(ctx.dtype)
+
+    return differentiable_gradient(both, (x, weight, bias), (grad_total, grad))
+
+
+layer_norm.set_gradient(_gradient, _save)
+add_layer_norm.set_gradient(_add_gradient, _save_add)
+
+
 @triton.jit
 def _norm_kernel(
-    x,
-    y,
-    slot,
-    weight,
-    bias,
-    total,
-    out,
-    mean,
-    inverse,
-    rows,
-    tokens,
-    num_slots,
-    channels,
-    map_stride,
-    eps,
-    ADD: tl.constexpr,
-    SHIFT: tl.constexpr,
-    GATHER: tl.constexpr,
-    BLOCK_R: tl.constexpr,
+    x, y, slot, weight, bias, total, out, mean, inverse, rows, tokens, num_slots, channels,
+    map_stride, eps,
+    ADD: tl.constexpr, SHIFT: tl.constexpr, GATHER: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.arange(0, BLOCK_C)
     here = row < rows
@@ -209,20 +224,9 @@ def _norm_kernel(
 
 @triton.jit
 def _norm_backward_kernel(
-    grad,
-    grad_total,
-    x,
-    mean,
-    inverse,
-    weight,
-    out,
-    partial,
-    rows,
-    channels,
-    ADD: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, grad_total, x, mean, inverse, weight, out, partial, rows, channels,
+    ADD: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     program, programs = tl.program_id(0), tl.num_programs(0)
     c = tl.arange(0, BLOCK_C)
     used = c < channels

@@ -10,11 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import operator
 
 AT_ONCE = 3
 """Maps that one launch can add."""
 
 
+@operator(
+    "add_resized(Tensor x, Tensor[] maps, bool relu) -> Tensor",
+    lambda x, maps, relu: torch.empty_like(x, memory_format=torch.channels_last),
+)
 def add_resized(x: Tensor, maps: list[Tensor], relu: bool) -> Tensor:
     """See `mmseg_tome.ops.resizing.add_resized`."""
     x = x.contiguous(memory_format=torch.channels_last)
@@ -33,21 +38,10 @@ def _add(x: Tensor, maps: list[Tensor], relu: bool) -> Tensor:
     given = [*maps, *[x] * (AT_ONCE - len(maps))]
     grid = (batch * height, ceil_div(width, block_w), ceil_div(channels, block_c))
     launch(
-        _add_resized_kernel,
-        grid,
-        x,
-        *given,
-        out,
-        height,
-        width,
-        channels,
+        _add_resized_kernel, grid, x, *given, out, height, width, channels,
         *(size for m in given for size in m.shape[2:]),
-        COUNT=len(maps),
-        RELU=relu,
-        BLOCK_W=block_w,
-        BLOCK_C=block_c,
-        num_warps=4,
-    )
+        COUNT=len(maps), RELU=relu, BLOCK_W=block_w, BLOCK_C=block_c, num_warps=4,
+    )  # fmt: skip
     return out
 
 
@@ -79,25 +73,10 @@ def _resized(image, b, row, col, there, c, height, width, channels, full_height,
 
 @triton.jit
 def _add_resized_kernel(
-    x,
-    map0,
-    map1,
-    map2,
-    out,
-    height,
-    width,
-    channels,
-    height0,
-    width0,
-    height1,
-    width1,
-    height2,
+    x, map0, map1, map2, out, height, width, channels, height0, width0, height1, width1, height2,
     width2,
-    COUNT: tl.constexpr,
-    RELU: tl.constexpr,
-    BLOCK_W: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    COUNT: tl.constexpr, RELU: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     b = (tl.program_id(0) // height).to(tl.int64)
     row = tl.program_id(0) % height
     col = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)

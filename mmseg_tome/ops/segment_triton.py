@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mmseg_tome.ops.launching import ceil_div, launch, next_power_of_2
+from mmseg_tome.ops.library import is_opaque, operator
 
 TILE = 32
 """Tokens of a run that is summed beforehand."""
@@ -33,6 +34,13 @@ BLOCK_C = 64
 """Channels of a program: rows are read in pieces of 128 bytes, or 256 in float32."""
 
 
+def order_like(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
+    """Empty tensors for the order of a slot map."""
+    offsets = slot.new_empty(slot.shape[0], num_slots + 1, dtype=torch.int32)
+    return slot.new_empty(slot.shape, dtype=torch.int32), offsets
+
+
+@operator("segment_order(Tensor slot, SymInt num_slots) -> (Tensor, Tensor)", order_like)
 def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     """See `mmseg_tome.ops.segment.segment_order`.
 
@@ -47,43 +55,27 @@ def segment_order(slot: Tensor, num_slots: int) -> tuple[Tensor, Tensor]:
     list_m = SORT_M if num_tokens <= 16384 else 4 * SORT_M
     lists = ceil_div(num_slots, list_m)
     block_n = min(next_power_of_2(num_tokens), LIST_BLOCK)
-    listed = slot.new_empty(batch, num_tokens, dtype=torch.int32)
+    tokens, offsets = order_like(slot, num_slots)
+    listed = torch.empty_like(tokens)
     begins = slot.new_empty(batch, lists + 1, dtype=torch.int32)
     launch(
-        _list_kernel,
-        (lists, batch),
-        slot,
-        listed,
-        begins,
-        num_tokens,
-        BLOCK_N=block_n,
-        LIST_M=list_m,
-        num_warps=LIST_WARPS if block_n > 1024 else 4,
-    )
-    tokens = torch.empty_like(listed)
-    offsets = slot.new_empty(batch, num_slots + 1, dtype=torch.int32)
+        _list_kernel, (lists, batch), slot, listed, begins, num_tokens,
+        BLOCK_N=block_n, LIST_M=list_m, num_warps=LIST_WARPS if block_n > 1024 else 4,
+    )  # fmt: skip
     launch(
-        _sort_kernel,
-        (ceil_div(num_slots, SORT_M), batch),
-        slot,
-        listed,
-        begins,
-        tokens,
-        offsets,
-        num_tokens,
-        num_slots,
-        lists,
-        STEP=SORT_STEP,
-        LIST_M=list_m,
-        SORT_M=SORT_M,
-        num_warps=SORT_WARPS,
-    )
+        _sort_kernel, (ceil_div(num_slots, SORT_M), batch), slot, listed, begins, tokens, offsets,
+        num_tokens, num_slots, lists,
+        STEP=SORT_STEP, LIST_M=list_m, SORT_M=SORT_M, num_warps=SORT_WARPS,
+    )  # fmt: skip
     return tokens, offsets
 
 
-def reduce(
-    x: Tensor, slot: Tensor, tokens: Tensor, offsets: Tensor, largest: int, mean: bool
-) -> Tensor:
+@operator(
+    "reduce(Tensor x, Tensor slot, Tensor tokens, Tensor offsets, SymInt largest, bool mean)"
+    " -> Tensor",
+    lambda x, slot, tokens, offsets, *_: x.new_empty(x.shape[0], offsets.shape[1] - 1, x.shape[2]),
+)
+def reduce(x, slot, tokens, offsets, largest, mean):
     """Sum, or average, the tokens of each slot in float32, `[B, N, C] -> [B, M, C]`.
 
     Reads B N C elements and writes B M C, one addition for each element read.
@@ -107,51 +99,33 @@ def reduce(
     blocks_c = ceil_div(channels, block_c)
     if num_tiles:
         launch(
-            _tile_kernel,
-            (num_tiles, blocks_c, batch),
-            x,
-            slot,
-            tokens,
-            tile_sums,
-            num_tokens,
-            num_tiles,
-            channels,
-            0 if slot.shape[0] == 1 else num_tokens,
-            token_stride,
-            TILE=TILE,
-            BLOCK_C=block_c,
-            num_warps=TILE_WARPS,
-        )
+            _tile_kernel, (num_tiles, blocks_c, batch), x, slot, tokens, tile_sums, num_tokens,
+            num_tiles, channels, 0 if slot.shape[0] == 1 else num_tokens, token_stride,
+            TILE=TILE, BLOCK_C=block_c, num_warps=TILE_WARPS,
+        )  # fmt: skip
     block_m, rows, block_c, warps = REDUCE_BLOCKS
     block_c = min(next_power_of_2(channels), block_c)
     blocks_c = ceil_div(channels, block_c)
     launch(
-        _reduce_kernel,
-        (ceil_div(num_slots, block_m), blocks_c, batch),
-        x,
-        tokens,
-        offsets,
-        tile_sums,
-        out,
-        num_tokens,
-        num_slots,
-        num_tiles,
-        channels,
-        token_stride,
+        _reduce_kernel, (ceil_div(num_slots, block_m), blocks_c, batch), x, tokens, offsets,
+        tile_sums, out, num_tokens, num_slots, num_tiles, channels, token_stride,
         0 if offsets.shape[0] == 1 else num_slots + 1,
-        MEAN=mean,
-        TILE=TILE,
-        BLOCK_M=block_m,
-        ROWS=rows,
-        BLOCK_C=block_c,
-        num_warps=warps,
-    )
+        MEAN=mean, TILE=TILE, BLOCK_M=block_m, ROWS=rows, BLOCK_C=block_c, num_warps=warps,
+    )  # fmt: skip
     return out
 
 
-def expand(
-    y: Tensor, slot: Tensor, offsets: Tensor | None, residual: Tensor | None, mean: bool
-) -> Tensor:
+def _expanded(y, slot, tokens, offsets, largest, residual, mean):
+    dtype = y.dtype if residual is None else torch.promote_types(y.dtype, residual.dtype)
+    return y.new_empty(y.shape[0], slot.shape[1], y.shape[2], dtype=dtype)
+
+
+@operator(
+    "expand(Tensor y, Tensor slot, Tensor? tokens, Tensor? offsets, SymInt? largest,"
+    " Tensor? residual, bool mean) -> Tensor",
+    _expanded,
+)
+def expand(y, slot, tokens, offsets, largest, residual, mean):
     """Hand each token its slot's value, `[B, M, C] -> [B, N, C]`, and add `residual` if given.
 
     Reads B M C elements of `y`, again and again but from L2, and B N C of the residual; writes
@@ -160,41 +134,99 @@ def expand(
     Args:
         y: `[B, M, C]`, float32, float16 or bfloat16.
         slot: `[B, N]` or `[1, N]`, int64.
-        offsets: From `segment_order`; needed for means alone.
+        tokens: From `segment_order`, as what follows; only the gradient needs it.
+        offsets: Needed for means, too.
+        largest: Likewise, for the gradient.
         residual: `[B, N, C]`, of another dtype where it likes; the output has the wider of both.
         mean: Whether to divide by the number of the slot's tokens.
     """
     y, slot = y.contiguous(), slot.contiguous()
     batch, num_slots, channels = y.shape
     num_tokens = slot.shape[1]
-    dtype = y.dtype
-    if residual is not None:
-        residual, dtype = residual.contiguous(), torch.promote_types(y.dtype, residual.dtype)
-    out = y.new_empty(batch, num_tokens, channels, dtype=dtype)
+    residual = None if residual is None else residual.contiguous()
+    out = _expanded(y, slot, tokens, offsets, largest, residual, mean)
     shared = slot.shape[0] == 1
     block_c = min(next_power_of_2(channels), BLOCK_C)
     block_n = 4096 // block_c
     launch(
-        _expand_kernel,
-        (ceil_div(num_tokens, block_n), ceil_div(channels, block_c), batch),
-        y,
-        slot,
-        offsets,
-        residual,
-        out,
-        num_tokens,
-        num_slots,
-        channels,
-        0 if shared else num_tokens,
+        _expand_kernel, (ceil_div(num_tokens, block_n), ceil_div(channels, block_c), batch), y,
+        slot, offsets, residual, out, num_tokens, num_slots, channels, 0 if shared else num_tokens,
         0 if shared else num_slots + 1,
-        MEAN=mean,
-        ADD=residual is not None,
-        BLOCK_N=block_n,
-        BLOCK_C=block_c,
-    )
+        MEAN=mean, ADD=residual is not None, BLOCK_N=block_n, BLOCK_C=block_c,
+    )  # fmt: skip
     return out
 
 
+# `reduce` and `expand` are linear, and each other's gradient, so to any order; a transform of
+# `torch.func` needs torch's operations.
+
+
+def _save_for_expand(ctx, inputs, output):
+    _, slot, tokens, offsets, ctx.largest, ctx.mean = inputs
+    ctx.save_for_backward(slot, tokens, offsets)
+
+
+def _reduce_gradient(ctx, grad):
+    slot, tokens, offsets = ctx.saved_tensors
+    if is_opaque(grad):
+        grad_x = _expand_by_torch(grad, slot, ctx.mean)
+    else:
+        grad_x = expand(grad, slot, tokens, offsets, ctx.largest, None, ctx.mean)
+    return grad_x, None, None, None, None, None
+
+
+def _save_for_reduce(ctx, inputs, output):
+    y, slot, tokens, offsets, ctx.largest, residual, ctx.mean = inputs
+    ctx.num_slots, ctx.dtype = y.shape[1], y.dtype
+    ctx.residual_dtype = None if residual is None else residual.dtype
+    ctx.save_for_backward(slot, tokens, offsets)
+
+
+def _expand_gradient(ctx, grad):
+    grad_y = grad_residual = None
+    if ctx.needs_input_grad[0]:
+        slot, tokens, offsets = ctx.saved_tensors
+        order = tokens, offsets, ctx.largest
+        grad_y = reduce_by(grad, slot, *order, ctx.num_slots, ctx.mean).to(ctx.dtype)
+    if ctx.needs_input_grad[5]:
+        grad_residual = grad.to(ctx.residual_dtype)
+    return grad_y, None, None, None, None, grad_residual, None
+
+
+reduce.set_gradient(_reduce_gradient, _save_for_expand)
+expand.set_gradient(_expand_gradient, _save_for_reduce)
+
+
+def reduce_by(grad, slot, tokens, offsets, largest, num_slots, mean):
+    """`reduce` for gradients: with or without the map's order, in a transform, too."""
+    if is_opaque(grad):
+        index = slot[:, :, None].expand_as(grad)
+        total = grad.new_zeros(grad.shape[0], num_slots, grad.shape[2], dtype=torch.float32)
+        total = total.scatter_add(1, index, grad.float())
+        return (total / _sizes(slot, num_slots) if mean else total).to(grad.dtype)
+    if tokens is None:
+        (tokens, offsets), largest = segment_order(slot, num_slots), slot.shape[1]
+    return reduce(grad, slot, tokens, offsets, largest, mean)
+
+
+def _expand_by_torch(y, slot, mean):
+    if mean:
+        y = (y / _sizes(slot, y.shape[1])).to(y.dtype)
+    return y.gather(1, slot[:, :, None].expand(y.shape[0], -1, y.shape[2]))
+
+
+def _sizes(slot, num_slots):
+    """How many tokens each slot has, `[B or 1, M, 1]`, float32."""
+    ones = torch.ones_like(slot, dtype=torch.float32)
+    return ones.new_zeros(slot.shape[0], num_slots).scatter_add(1, slot, ones)[:, :, None]
+
+
+def _log_sizes_shape(offsets, dtype):
+    pitch = ceil_div(offsets.shape[1] - 1, ALIGNMENT) * ALIGNMENT
+    return offsets.new_empty(offsets.shape[0], pitch, dtype=dtype)
+
+
+@operator("log_sizes(Tensor offsets, ScalarType dtype) -> Tensor", _log_sizes_shape)
 def log_sizes(offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """See `mmseg_tome.ops.segment.log_sizes`.
 
@@ -207,9 +239,8 @@ def log_sizes(offsets: Tensor, dtype: torch.dtype) -> Tensor:
         rows begin elsewhere. What lies behind the slots is 0.
     """
     offsets = offsets.contiguous()
-    maps, num_slots = offsets.shape[0], offsets.shape[1] - 1
-    pitch = ceil_div(num_slots, ALIGNMENT) * ALIGNMENT
-    out = offsets.new_empty(maps, pitch, dtype=dtype)
+    num_slots, out = offsets.shape[1] - 1, _log_sizes_shape(offsets, dtype)
+    maps, pitch = out.shape
     grid = (ceil_div(pitch, SIZES_BLOCK), maps)
     launch(_log_sizes_kernel, grid, offsets, out, num_slots, pitch, BLOCK=SIZES_BLOCK, num_warps=4)
     return out
@@ -254,18 +285,9 @@ def _list_kernel(slot, listed, begins, num_tokens, BLOCK_N: tl.constexpr, LIST_M
 
 @triton.jit
 def _sort_kernel(
-    slot,
-    listed,
-    begins,
-    tokens,
-    offsets,
-    num_tokens,
-    num_slots,
-    lists,
-    STEP: tl.constexpr,
-    LIST_M: tl.constexpr,
-    SORT_M: tl.constexpr,
-):
+    slot, listed, begins, tokens, offsets, num_tokens, num_slots, lists,
+    STEP: tl.constexpr, LIST_M: tl.constexpr, SORT_M: tl.constexpr,
+):  # fmt: skip
     """Sort the tokens of SORT_M slots: count each slot's, then place them one after another."""
     b = tl.program_id(1).to(tl.int64)
     slot += b * num_tokens
@@ -302,18 +324,9 @@ def _sort_kernel(
 
 @triton.jit
 def _tile_kernel(
-    x,
-    slot,
-    tokens,
-    tile_sums,
-    num_tokens,
-    num_tiles,
-    channels,
-    map_stride,
-    token_stride,
-    TILE: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    x, slot, tokens, tile_sums, num_tokens, num_tiles, channels, map_stride, token_stride,
+    TILE: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Sum the rows of a tile of sorted tokens, if all of them are in one slot."""
     tile = tl.program_id(0)
     b = tl.program_id(2).to(tl.int64)
@@ -332,23 +345,11 @@ def _tile_kernel(
 
 @triton.jit
 def _reduce_kernel(
-    x,
-    tokens,
-    offsets,
-    tile_sums,
-    out,
-    num_tokens,
-    num_slots,
-    num_tiles,
-    channels,
-    token_stride,
+    x, tokens, offsets, tile_sums, out, num_tokens, num_slots, num_tiles, channels, token_stride,
     offset_stride,
-    MEAN: tl.constexpr,
-    TILE: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    ROWS: tl.constexpr,
+    MEAN: tl.constexpr, TILE: tl.constexpr, BLOCK_M: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_C: tl.constexpr,
-):
+):  # fmt: skip
     """Sum the rows of BLOCK_M slots, ROWS of each at a time: loose tokens, then whole tiles."""
     b = tl.program_id(2).to(tl.int64)
     tokens += b * token_stride
@@ -396,21 +397,9 @@ def _reduce_kernel(
 
 @triton.jit
 def _expand_kernel(
-    y,
-    slot,
-    offsets,
-    residual,
-    out,
-    num_tokens,
-    num_slots,
-    channels,
-    map_stride,
-    offset_stride,
-    MEAN: tl.constexpr,
-    ADD: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    y, slot, offsets, residual, out, num_tokens, num_slots, channels, map_stride, offset_stride,
+    MEAN: tl.constexpr, ADD: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(2).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -6,7 +6,7 @@ import torch
 from mmseg_tome import compat
 from mmseg_tome.merging import PRESETS, SlotMap, TomeConfigError, parse_tome_cfg
 from mmseg_tome.ops import SegmentOrder
-from mmseg_tome.ops.segment import segment_order
+from mmseg_tome.ops.segment import segment_order_torch
 
 if not compat.has("mmseg"):
     pytest.skip("needs mmseg", allow_module_level=True)
@@ -80,11 +80,11 @@ def test_the_class_token_never_merges(with_cls_token):
 
 def test_keeping_a_token_keeps_the_order_right():
     slot = torch.tensor([[0, 1, 1, 2, 1], [2, 2, 0, 0, 1]])
-    kept = keep_first(SlotMap(slot, 3, SegmentOrder(*segment_order(slot, 3))))
+    kept = keep_first(SlotMap(slot, 3, SegmentOrder(*segment_order_torch(slot, 3))))
     assert kept.slot.tolist() == [[0, 1, 2, 2, 3, 2], [0, 3, 3, 1, 1, 2]]
     assert kept.num_slots == 4
     assert kept.order.largest == 5
-    for ours, expected in zip(kept.order[:2], segment_order(kept.slot, 4)[:2], strict=True):
+    for ours, expected in zip(kept.order[:2], segment_order_torch(kept.slot, 4)[:2], strict=True):
         assert torch.equal(ours, expected)
         assert ours.dtype == expected.dtype
 

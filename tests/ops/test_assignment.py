@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmseg_tome.ops import assign
+from mmseg_tome.ops import assign_ordered
 
 
 def assign_by_hand(similarity, nearest, r, src, dst, tokens):
@@ -38,7 +38,7 @@ def assign_by_hand(similarity, nearest, r, src, dst, tokens):
 def test_the_best_sources_merge_and_the_others_stay_in_order(similarity, r):
     dst, src = [0, 3, 7], [1, 2, 4, 5, 6, 8, 9, 10, 11]
     nearest = [0, 2, 1, 1, 0, 2, 2, 0, 1]
-    slot = assign(
+    slot, _ = assign_ordered(
         torch.tensor([similarity]),
         torch.tensor([nearest]),
         r,
@@ -54,4 +54,4 @@ def test_the_best_sources_merge_and_the_others_stay_in_order(similarity, r):
 def test_r_beyond_the_sources_is_refused(r):
     pairs = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"between 0 and the 2 sources, got {r}"):
-        assign(*pairs, r, torch.tensor([1, 2]), torch.tensor([0]), 3)
+        assign_ordered(*pairs, r, torch.tensor([1, 2]), torch.tensor([0]), 3)

@@ -154,7 +154,7 @@ def test_a_merger_in_a_transform_with_a_map_of_its_own(device):
     src, dst = every[every % 4 != 0], every[::4]
 
     def merge(x):
-        slot = ops.assign(*ops.match(x, src, dst), 10, src, dst, 24)
+        slot, _ = ops.assign_ordered(*ops.match(x, src, dst), 10, src, dst, 24)
         return ops.gather_segments_add(ops.segment_mean(x, slot, 14), slot, x)
 
     x = torch.randn(3, 2, 24, 8, device=device)

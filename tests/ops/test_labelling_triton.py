@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from mmseg_tome import ops
 from mmseg_tome.ops import Windows, label_map, labelling
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -54,7 +53,7 @@ def test_it_is_its_twin(case, classes, dtype, device):
     windows, hw, options = CASES[case]
     logits = logits_for(windows, hw, classes, dtype, device)
     out = label_map(logits, windows, **options)
-    twin = labelling.label_map(logits, windows, **options)
+    twin = labelling.label_map_torch(logits, windows, **options)
     assert out.shape == twin.shape
     assert out.dtype == twin.dtype == torch.int64
     # Where they choose different classes, rounding must be able to.
@@ -67,7 +66,7 @@ def test_it_is_its_twin(case, classes, dtype, device):
 def test_many_classes_and_rows_longer_than_a_block(device):
     windows = Windows((1, 300), (1, 170), (1, 130))
     logits = logits_for(windows, (1, 43), 150, torch.float32, device)
-    assert torch.equal(label_map(logits, windows), labelling.label_map(logits, windows))
+    assert torch.equal(label_map(logits, windows), labelling.label_map_torch(logits, windows))
 
 
 def test_ties_give_the_lowest_class(device):
@@ -77,7 +76,7 @@ def test_ties_give_the_lowest_class(device):
     logits = torch.cat([logits, logits.roll(1, 1), logits], 1)
     for options in ({}, dict(size=(4, 8))):
         out = label_map(logits, windows, **options)
-        assert torch.equal(out, labelling.label_map(logits[:, :4], windows, **options))
+        assert torch.equal(out, labelling.label_map_torch(logits[:, :4], windows, **options))
         assert out.max() == 3
 
 
@@ -99,8 +98,10 @@ def test_layouts_do_not_matter(image, device):
 def test_the_operator_is_what_it_says(device):
     windows = Windows((9, 17), (6, 6), (4, 5))
     logits = logits_for(windows, (2, 3), 5, torch.float32, device)
-    sizes = (windows.hw, windows.crop, windows.stride, (0, 0, 0, 0), (9, 17))
+    sizes = (windows.hw, windows.crop, windows.stride, windows.grid, (0, 0, 0, 0), (9, 17))
     arguments = (logits, *map(list, sizes))
-    torch.library.opcheck(ops.layer_operators.label_map.registered, arguments)
+    from mmseg_tome.ops import labelling_triton
+
+    torch.library.opcheck(labelling_triton.label_map.registered, arguments)
     compiled = torch.compile(label_map, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(logits, windows), label_map(logits, windows))

@@ -26,9 +26,9 @@ CASES = [
 @pytest.fixture
 def no_maps_of_before():
     """Maps that were built by another backend have no order."""
-    window_map.__wrapped__.cache_clear()
+    window_map.cache_clear()
     yield
-    window_map.__wrapped__.cache_clear()
+    window_map.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -40,7 +40,7 @@ def test_similarity_is_its_twin(case, dtype, device):
     metric[:, ::5] = 0
     metric[2, ::7] = torch.inf
     found = ops.window_similarity(metric, hw, stride)
-    expected = local.window_similarity(metric.double(), hw, stride)
+    expected = local.window_similarity_torch(metric.double(), hw, stride)
     torch.testing.assert_close(found, expected.float(), rtol=2e-6, atol=2e-6)
 
 
@@ -58,8 +58,10 @@ def test_assignment_is_its_twin_with_ties(case, share, device):
     similarity[3, 1::3] = -torch.inf
     windows = window_map(hw, stride, device)
     slot, order = ops.assign_windows(similarity, *windows[:3:2], counts, hw, stride)
-    assert torch.equal(slot, local.assign_windows(similarity, windows.slot, counts, hw, stride))
-    expected = segment.segment_order(slot, local.slots_left(counts, hw, stride))
+    assert torch.equal(
+        slot, local.assign_windows_torch(similarity, windows.slot, counts, hw, stride)
+    )
+    expected = segment.segment_order_torch(slot, local.slots_left(counts, hw, stride))
     assert torch.equal(order.tokens.expand(4, -1), expected.tokens)
     assert torch.equal(order.offsets, expected.offsets)
     assert order.largest == min(stride[0], hw[0]) * min(stride[1], hw[1])
@@ -86,7 +88,9 @@ def check_assignment(hw, device):
     similarity = torch.rand(1, sum(there), device=device).round(decimals=3)
     counts = ops.Counts(*(n // 3 for n in there))
     slot, order = ops.assign_windows(similarity, *windows[:3:2], counts, hw, (2, 2))
-    assert torch.equal(slot, local.assign_windows(similarity, windows.slot, counts, hw, (2, 2)))
+    assert torch.equal(
+        slot, local.assign_windows_torch(similarity, windows.slot, counts, hw, (2, 2))
+    )
     assert order.offsets[0, -1] == hw[0] * hw[1]
     assert torch.equal(order.offsets[0, :-1].long(), _begins(slot[0], order.tokens[0]))
 
@@ -114,9 +118,9 @@ def test_merging_takes_three_launches_and_gives_the_same_bits(device):
         runs.append((slots.slot, merged, out, torch.autograd.grad(out.square().sum(), x)[0]))
     assert all(map(torch.equal, *runs))
     wide = x.detach().double().requires_grad_()
-    expected = segment.segment_mean(wide, slots.slot, slots.num_slots)
+    expected = segment.segment_mean_torch(wide, slots.slot, slots.num_slots)
     torch.testing.assert_close(merged, expected.float())
-    out = segment.gather_segments_add(expected.tanh(), slots.slot, wide)
+    out = wide + segment.gather_segments_torch(expected.tanh(), slots.slot)
     (grad,) = torch.autograd.grad(out.square().sum(), wide)
     torch.testing.assert_close(runs[0][3], grad.float(), rtol=1e-5, atol=1e-5)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmseg_tome import ops
-from mmseg_tome.ops import match, matching
+from mmseg_tome.ops import match
+from mmseg_tome.ops.matching import match_torch
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -49,7 +49,7 @@ def test_the_large_blocks_of_many_tokens(monkeypatch, device):
     monkeypatch.setattr(matching_triton, "_blocks", lambda *problem: (128, 128, 32, 8))
     src, dst = split(600, 130, device)
     metric = torch.randn(1, 600, 70, device=device)
-    result = ops.operators.match(metric, src, dst, True)  # as under autocast
+    result = matching_triton.match(metric, src, dst, True)  # as under autocast
     assert_matches(metric, src, dst, result, tolerance=2e-3)
 
 
@@ -86,7 +86,7 @@ def test_tokens_without_a_direction_are_similar_to_nothing(dtype, device):
         metric[:, bad[1], 3] = float("nan")
         metric[:, bad[2], 2] = float("inf")
     similarity, nearest = match(metric, src, dst)
-    expected, expected_nearest = matching.match(metric.double(), src, dst)
+    expected, expected_nearest = match_torch(metric.double(), src, dst)
     assert not similarity[:, [1, 5, 20]].any()
     torch.testing.assert_close(similarity, expected, atol=2e-6, rtol=0, check_dtype=False)
     assert torch.equal(nearest, expected_nearest)

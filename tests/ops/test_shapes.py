@@ -68,12 +68,15 @@ CASES = {
     "rows of one sample for two": (ops.gather_segments_add, of(1, 5, 16), index(1, 12), X),
     "no destination": (ops.match, X, index(12), index(0)),
     "metric of one sample": (ops.match, of(12, 16), index(9), index(3)),
-    "similarities": (ops.assign, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12)),
-    "nearest": (ops.assign, of(2, 9), index(1, 9), number(3), index(9), index(3), number(12)),
-    "similarities to order": (
+    "similarities": (
         ops.assign_ordered, of(2, 8), index(2, 8), number(3), index(9), index(3), number(12),
     ),
-    "tokens": (ops.assign, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13)),
+    "nearest": (
+        ops.assign_ordered, of(2, 9), index(1, 9), number(3), index(9), index(3), number(12),
+    ),
+    "tokens": (
+        ops.assign_ordered, of(2, 9), index(2, 9), number(3), index(9), index(3), number(13),
+    ),
     "values of other keys": (ops.attend, of(2, 2, 5, 8), of(2, 2, 4, 8), of(2, 2, 5, 8)),
     "keys of other channels": (ops.attend, of(2, 2, 5, 8), of(2, 2, 4, 4), of(2, 2, 4, 4)),
     "bias of each query": (ops.attend, *[of(2, 2, 5, 8)] * 3, of(2, 1, 5, 5)),

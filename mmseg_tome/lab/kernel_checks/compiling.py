@@ -70,25 +70,26 @@ def compile_for(capability: int, dtypes: tuple[torch.dtype, ...], tiny: bool) ->
                     attention_triton.attend(heads, heads, heads, bias)
             for mean in (True, False):
                 y = segment_triton.reduce(x, slot, *order, tokens, mean)
-                segment_triton.expand(y, slot, order[1], x if mean else x.float(), False)
-                segment_triton.expand(y, slot, order[1], None, mean)
+                residual = x if mean else x.float()
+                segment_triton.expand(y, slot, *order, tokens, residual, False)
+                segment_triton.expand(y, slot, *order, tokens, None, mean)
             y, weight = x[:, :num_slots], torch.empty(channels, dtype=dtype, device="meta")
             affine = (weight, weight, 1e-6)
-            out, *saved = normalization_triton.layer_norm(x, *affine, dtype)
+            out, *saved = normalization_triton.layer_norm(x, *affine, dtype, None)
             for to in (None, slot):
-                normalization_triton.add_layer_norm(x, x if to is None else y, to, *affine, dtype)
+                args = (x if to is None else y, to, *order, tokens, *affine, dtype)
+                normalization_triton.add_layer_norm(x, *args)
             for grad in (None, x):
                 normalization_triton.layer_norm_backward(out, grad, x, *saved, weight)
             kernel = torch.empty(channels, 1, 3, 3, dtype=dtype, device="meta")
-            grid = (1, tokens)
-            depthwise_triton.depthwise_gelu(x, kernel, weight, grid)
-            depthwise_triton.depthwise_gelu_backward(x, x, kernel, weight, grid)
+            depthwise_triton.depthwise_gelu(x, kernel, weight, 1, tokens)
+            depthwise_triton.depthwise_gelu_backward(x, x, kernel, weight, 1, tokens)
             image = torch.empty(batch, channels, 8, 8, dtype=dtype, device="meta")
             for count in range(4):
                 resizing_triton.add_resized(image, [image[:, :, :4, :4]] * count, count == 3)
             for size in ((32, 32), (40, 50)):
-                whole = labelling_triton.Windows.whole((32, 32))
-                labelling_triton.label_map(image, whole, (0, 0, 0, 0), size)
+                whole = [(32, 32)] * 3
+                labelling_triton.label_map(image, *whole, (1, 1), (0, 0, 0, 0), size)
     for kernel, variants in sorted(shared_memory.items()):
         most = max(variants.values())
         print(f"{kernel:22}{len(variants):4} variants, at most {most:6} bytes of shared memory")

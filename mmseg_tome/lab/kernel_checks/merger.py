@@ -7,6 +7,7 @@ import torch
 from mmseg_tome import ops
 from mmseg_tome.merging import BipartiteMatching
 from mmseg_tome.merging.strategies.bipartite import split_cells
+from mmseg_tome.ops.segment import segment_order_torch
 
 from .problem import Case, Problem, floor_us
 
@@ -41,16 +42,12 @@ class Merger(Problem):
 
     def assign_ordered(self):
         matched = self.similarity, self.nearest, self.r, self.src, self.dst, self.tokens
-        if ops.get_backend() == "triton":
-            slot, order = ops.assign_ordered(*matched)
-        else:
-            slot, order = ops.assignment.assign_ordered(*matched)
-        return slot, *order
+        slot, order = ops.assign_ordered(*matched)
+        return slot, *(order or segment_order_torch(slot, self.num_slots))
 
     def segment_order(self):
-        if ops.get_backend() == "triton":
-            return ops.segment_order(self.slot, self.num_slots)
-        return ops.segment.segment_order(self.slot, self.num_slots)
+        args = self.slot, self.num_slots
+        return ops.segment_order(*args) or segment_order_torch(*args)
 
     def segment_mean(self):
         return ops.segment_mean(self.x, self.slot, self.num_slots, self.order)

@@ -21,7 +21,7 @@ from mmseg_tome.merging.strategies.base import (
 from mmseg_tome.merging.strategies.bipartite import part_of
 from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.merging.strategies.neighbour import window_map
-from mmseg_tome.ops.tracing import is_dynamo_compiling
+from mmseg_tome.ops.backend import is_dynamo_compiling
 
 
 @register_strategy("local")

@@ -9,7 +9,6 @@ from mmseg_tome import ops
 from mmseg_tome.merging.grid_cache import cached_per_grid
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies.base import MergingStrategy, check_stride, register_strategy
-from mmseg_tome.ops.twins import replaceable
 
 
 @register_strategy("n2d")
@@ -60,7 +59,6 @@ class NeighbourMerging1D(MergingStrategy):
         return (hw[0] * hw[1] + self.stride - 1) // self.stride
 
 
-@replaceable
 @cached_per_grid
 def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.device) -> SlotMap:
     """The map of each token to the window that holds it, windows in raster order."""
@@ -71,4 +69,5 @@ def window_map(hw: tuple[int, int], stride: tuple[int, int], device: torch.devic
     slot = (row[:, None] * windows_per_row + col).reshape(1, -1)  # [1, H * W]
     num_slots = (height + sy - 1) // sy * windows_per_row
     largest = min(sy, height) * min(sx, width)
-    return SlotMap(slot, num_slots, ops.segment_order(slot, num_slots, largest), largest)
+    order = ops.segment_order(slot, num_slots, largest)
+    return SlotMap(slot, num_slots, order, largest, (hw, stride))
