@@ -1,5 +1,6 @@
 """What the site has beside the pages of this folder: the repository's own pages and `--help`."""
 
+import ast
 import os
 import posixpath
 import re
@@ -20,9 +21,8 @@ PAGES = {
 }
 """Pages of the repository's root, and where the site has them."""
 
-SOURCES = ("examples/merge_your_own_attention.py",)
-"""Other files that pages link to, copied beside them."""
-
+TOP_LEVEL = "<!-- every name of mmseg_tome -->"
+HELP = "<!-- every command's help -->"
 LINK = re.compile(r"\[([^\[\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"^(```.*?^```)", re.M | re.S)
 
@@ -45,7 +45,7 @@ def move_links(text: str, folder: str, page: str) -> str:
             place = target.removeprefix("docs/")
         elif target in PAGES:
             place = PAGES[target]
-        elif target in SOURCES:
+        elif (ROOT / target).is_file():
             place = target
         else:
             return match[1]
@@ -57,12 +57,17 @@ def move_links(text: str, folder: str, page: str) -> str:
 
 
 def on_files(files, config):
-    """Add the root's pages and the linked sources."""
+    """Add the root's pages, and the files of the repository that pages link to."""
     for source, page in PAGES.items():
         text = move_links((ROOT / source).read_text(encoding="utf-8"), "", page)
         files.append(File.generated(config, page, content=text))
-    for source in SOURCES:
-        files.append(File.generated(config, source, abs_src_path=str(ROOT / source)))
+    for path in [*(ROOT / page for page in PAGES), *(ROOT / "docs").rglob("*.md")]:
+        for match in LINK.finditer(FENCE.sub("", path.read_text(encoding="utf-8"))):
+            target = (path.parent / match[2]).resolve()
+            name = target.relative_to(ROOT).as_posix() if target.is_relative_to(ROOT) else ""
+            known = name.startswith("docs/") or name in PAGES or files.get_file_from_path(name)
+            if target.is_file() and not known:
+                files.append(File.generated(config, name, abs_src_path=str(target)))
     return files
 
 
@@ -71,9 +76,21 @@ def on_page_markdown(markdown, page, config, files):
     uri = page.file.src_uri
     if uri not in PAGES.values():
         markdown = move_links(markdown, posixpath.join("docs", posixpath.dirname(uri)), uri)
-    if uri == "reference/cli.md":
-        markdown = markdown.replace("<!-- every command's help -->", helps())
+    if HELP in markdown:
+        markdown = markdown.replace(HELP, helps())
+    if TOP_LEVEL in markdown:
+        markdown = markdown.replace(TOP_LEVEL, top_level())
     return markdown
+
+
+def top_level() -> str:
+    """What `mmseg_tome` gives by name, each where it is defined."""
+    tree = ast.parse((ROOT / "mmseg_tome" / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_LAZY":
+            names = ast.literal_eval(node.value)
+            return "\n".join(f"::: {module}.{name}\n" for name, module in names.items())
+    raise PluginError("mmseg_tome/__init__.py has no _LAZY")
 
 
 def helps() -> str:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mmseg_tome import compat
+from mmseg_tome import cli, compat
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
@@ -40,6 +39,8 @@ def name(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """What the headings of a page are linked by."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.M)
+    if page.name == "cli.md":  # the site puts every command's help there
+        headings += cli.COMMANDS
     words = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
     return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", each).strip()) for each in words}
 
@@ -171,8 +172,8 @@ def folders(server, tmp_path_factory):
     for page in RUN:
         folder = found[page] = tmp_path_factory.mktemp(Path(page).stem)
         (folder / "configs").symlink_to(REPO / "configs")
-        config = "configs/b0/segformerpp_b0_none_cityscapes.py"
-        (folder / "my_segformer_config.py").write_text(f'_base_ = "./{config}"\n')
+        base = "./configs/b0/segformerpp_b0_none_cityscapes.py"
+        (folder / "my_segformer_config.py").write_text(f"_base_ = {base!r}\n")
         torch.save(dict(state_dict=weights), folder / "segformer_b0.pth")
         draw(folder / "photo.jpg", 64, 128)
         for kind, ending in (("images", "jpg"), ("labels", "png")):
@@ -181,11 +182,17 @@ def folders(server, tmp_path_factory):
                 for index in range(2):
                     draw(folder / "data/mine" / kind / split / f"{index}.{ending}", 128, 160)
         write_huggingface(folder / "nvidia" / "segformer-b0-finetuned-ade-512-512")
-    # The public weights that a config downloads: others of the same shapes stand in for them.
+    # Public weights that configs download: others of the same shapes stand in for them.
     cache = torch_home / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    url = re.search(r'"(segformer_mit-b0_8x1_1024.*\.pth)"', (REPO / config).read_text())[1]
-    torch.save(dict(state_dict=weights), cache / url)
+    backbone = {key[9:]: value for key, value in weights.items() if key.startswith("backbone.")}
+    for file, state in (
+        ("b0/segformerpp_b0_none_ade20k.py", create_model("b0", num_classes=150).state_dict()),
+        ("b0/segformerpp_b0_none_cityscapes.py", weights),
+        ("_base_/models/segformer_mit_b0.py", backbone),
+    ):
+        address = re.search(r"[\w-]*mit[-_]b0_[\w-]*\.pth", (REPO / "configs" / file).read_text())
+        torch.save(dict(state_dict=state), cache / address[0])
     return found
 
 
@@ -250,4 +257,3 @@ def test_fifteen_minutes_leave_what_the_page_says(folders):
     assert results
     assert list((folder / "shown").rglob("*.png"))
     assert (folder / "mine.onnx").stat().st_size > 1000
-    shutil.rmtree(folder)
