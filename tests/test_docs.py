@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from mmseg_tome import cli, compat
+from mmseg_tome.ops.backend import HAVE_TRITON
 
 REPO = Path(__file__).resolve().parents[1]
 README = REPO / "README.md"
@@ -92,6 +93,22 @@ def test_the_site_builds(tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--trust-checkpoint" in (tmp_path / "reference" / "cli.html").read_text()
+
+
+def test_the_recipes_of_contributing_are_programs(environment, tmp_path):
+    """Each can be imported as it stands; what they do was tried by hand when they were written."""
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    codes = [match["code"] for match in BLOCK.finditer(text) if match["language"] == "python"]
+    if not HAVE_TRITON:
+        codes = [code for code in codes if "import triton" not in code]
+    assert codes
+    lines = ["import runpy"]
+    for index, code in enumerate(codes):
+        (tmp_path / f"recipe_{index}.py").write_text(code, encoding="utf-8")
+        lines.append(f"runpy.run_path('recipe_{index}.py')")
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # Running the blocks -----------------------------------------------------------------------------
