@@ -1,5 +1,6 @@
 """README, docs and CONTRIBUTING: short lines, live links, and code that runs as it stands there."""
 
+import functools
 import json
 import os
 import re
@@ -93,6 +94,41 @@ def test_the_site_builds(tmp_path):
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--trust-checkpoint" in (tmp_path / "reference" / "cli.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def command_help(environment):
+    """What a command's `--help` prints."""
+
+    @functools.cache
+    def read(command: str) -> str:
+        line = [sys.executable, "-m", "mmseg_tome", command, "--help"]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=REPO)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return read
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_configs_and_options_exist(page, command_help):
+    """Of every command line in a block, and every command that is named in the text."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`mmseg-tome ([a-z-]+)", FENCE.sub("", text))
+    assert set(named) <= {*cli.COMMANDS, "--help"}
+    configs = {path.stem for path in (REPO / "configs").rglob("*.py")}
+    for block in BLOCK.finditer(text):
+        for line in (
+            (block["code"] if block["language"] == "bash" else "").replace("\\\n", " ").splitlines()
+        ):
+            if not line.strip().startswith("mmseg-tome ") or "COMMAND" in line:
+                continue
+            _, *words = shlex.split(line, comments=True)
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            known = set(re.findall(r"--[a-z][\w-]*", command_help(words[0])))
+            assert options <= known, line
+            ours = {word for word in words if re.fullmatch(r"segformerpp_\w+", word)}
+            assert ours <= configs, line
 
 
 def test_the_recipes_of_contributing_are_programs(environment, tmp_path):
