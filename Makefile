@@ -49,10 +49,10 @@ $(STAMP): setup.py constraints.txt Makefile
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/python tools/demo/street_demo.py
+	$(BIN)/mmseg-tome demo segmentation
 
 demo-pose: $(STAMP)
-	$(BIN)/python tools/demo/pose_demo.py
+	$(BIN)/mmseg-tome demo pose
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -42,7 +42,7 @@ setup(
     cmdclass={"build_py": BuildPyWithMim},
     # Nothing of the mm stack: two families of distributions share its import names, and a
     # requirement on one would overwrite the other in a user's environment.
-    install_requires=["torch>=2.6", "numpy"],
+    install_requires=["torch>=2.6", "numpy", "filelock>=3.24"],
     extras_require={
         "onedl": [
             "onedl-mmcv>=2.3.6",

@@ -2,6 +2,7 @@
 
 model = mmseg_tome.create_model("b5", num_classes=19, tome_cfg="fast")  # torch alone
 mmseg_tome.load_weights(model, "segformer_b5.pth")
+mmseg_tome.set_merging(model, "hq")  # also a stock backbone's model, and one of transformers
 """
 
 import importlib
@@ -11,6 +12,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "create_model": "mmseg_tome.nets.segformer",
     "load_weights": "mmseg_tome.checkpoints.torch_alone",
+    "set_merging": "mmseg_tome.runtime.merging_switch",
+    "without_merging": "mmseg_tome.runtime.merging_switch",
+    "calibrate": "mmseg_tome.runtime.calibration",
 }
 """What is imported on first use, so that `import mmseg_tome` needs no torch."""
 

@@ -8,10 +8,11 @@ that nothing lasting is left in `sys.modules`; what they gave out raises a clear
 somebody really uses it. Where the real thing is installed, it is used.
 """
 
+import io
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from types import ModuleType
@@ -147,7 +148,8 @@ def _normalised(distribution: str | None) -> str:
 def _import_mm_packages() -> set[str]:
     """Import what is installed of `PACKAGES`; one that is broken must not take the other along."""
     importable = set()
-    with stand_ins(OPTIONAL), warnings.catch_warnings():
+    # One stack prints that it does without a package of its own.
+    with stand_ins(OPTIONAL), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
         for package in PACKAGES:
             if find_spec(package) is None:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmseg_tome.config_names import find_config, nearest_configs
 from mmseg_tome.errors import CheckpointError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -86,19 +87,21 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def read_config_file(path: str, options: dict | None = None) -> Config:
-    """Read a config file and merge `--cfg-options` into it.
+    """Read a config file, or ours of that name, and merge `--cfg-options` into it.
 
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
+    path = str(find_config(path))
     from mmseg_tome import compat  # before anything of the mm packages
 
     from mmengine.config import Config  # isort: skip
 
+    path = find_config(path)
     if Path(path).is_dir():
         raise UserError(f"config {path} is a folder")
     if not Path(path).is_file():
-        raise UserError(f"config {path} does not exist")
+        raise UserError(f"config {path} does not exist{nearest_configs(path)}")
     compat.name_packages()
     try:
         cfg = Config.fromfile(path)
@@ -195,10 +198,15 @@ def no_effect(switch: str, reason: str) -> str:
     return f"warning: {switch} has no effect: {reason}"
 
 
+def is_first_process() -> bool:
+    """Whether this is the first, or the only one, of the processes that a launcher started."""
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
+
+
 def say(*lines: str | None) -> None:
     """Print lines once, whatever the number of processes that a launcher started."""
-    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
-    if next((rank for rank in ranks if rank), "0") == "0":
+    if is_first_process():
         for line in filter(None, lines):
             print(line, file=sys.stderr, flush=True)
 

@@ -32,7 +32,7 @@ def find_test_pipeline(cfg: Config) -> Pipeline:
 def with_one_test_dataset(cfg: Config) -> Config:
     """A copy of `cfg` whose test data set is the first of those that are joined in it.
 
-    For whoever needs its pipeline and classes, and not all of its images.
+    For uses that need its pipeline and classes, not all of its images.
 
     Raises:
         UserError: The config has no test data, or no pipeline in it.

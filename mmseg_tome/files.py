@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
@@ -12,11 +13,6 @@ from pathlib import Path
 
 from mmseg_tome.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None
-
 _PACKAGE = Path(__file__).resolve().parent
 
 HOME = _PACKAGE.parent if (_PACKAGE.parent / "configs" / "_base_").is_dir() else _PACKAGE / ".mim"
@@ -24,6 +20,8 @@ HOME = _PACKAGE.parent if (_PACKAGE.parent / "configs" / "_base_").is_dir() else
 CONFIGS, TOOLS = HOME / "configs", HOME / "tools"
 
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems without locks."""
 
 
 def make_folder(path: Path) -> None:
@@ -89,6 +87,16 @@ def _runs(process: int) -> bool:
     return True
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn a system's errors into a `UserError` that names `path`."""
@@ -99,54 +107,44 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_one(folder: str | Path, patience: float = 0.0) -> Iterator[int | None]:
-    """Hold a folder, which is made if it is not there, also for a process that will be killed.
+def only_one(
+    folder: str | Path, patience: float = 0.0, file: str | None = None
+) -> Iterator[int | None]:
+    """Hold a folder, which is made if it is not there, or a file in it against other processes.
 
-    Gives the lock's file descriptor: a child that inherits it holds the folder, too, as long as it
-    lives. Where the system or the file system has no locks, nothing is held and it is None.
+    Gives the lock's file descriptor: a child that inherits it holds the lock, too, as long as it
+    lives. Where the file system has no locks, nothing is held and it is None.
 
     Args:
         folder: Where only one process may write.
         patience: Seconds to wait for another process that holds it.
+        file: Name of the only file in it that others may not write.
 
     Raises:
         UserError: Another process holds it, or it cannot be written.
     """
-    path = Path(folder) / LOCK
+    from filelock import FileLock, Timeout  # not above: for `--help`
+
+    path = Path(folder) / (f".{file}{LOCK}" if file else LOCK)
+    lock = FileLock(path, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _hold(path, time.monotonic() + patience) if fcntl else None
+        lock.acquire(timeout=patience)
+    except Timeout:
+        held = f"writes {path.with_name(file)}" if file else f"writes into {folder}"
+        raise UserError(
+            f"another process {held}: wait for it, or name another {'file' if file else 'folder'}"
+        ) from None
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
+        if error.errno not in NO_LOCKS:
+            raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
     try:
-        yield lock
+        yield lock._context.lock_file_fd
     finally:
-        if lock is not None:
+        if lock.is_locked:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-            os.close(lock)
-
-
-def _hold(path: Path, until: float) -> int | None:
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            if time.monotonic() < until:
-                time.sleep(0.05)
-                continue
-            raise UserError(
-                f"another process writes into {path.parent}: wait for it, or name another folder"
-            ) from None
-        except OSError:  # a file system without locks
-            os.close(lock)
-            return None
-        with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(lock).st_ino:
-                return lock
-        os.close(lock)  # the one who held it has removed it meanwhile
+            lock.release()
 
 
 @contextmanager

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 
 FLOORS = (
-    {"errors", "config", "config_datasets", "files", "compat", "registry", ""},
+    {
+        "errors",
+        "config",
+        "config_datasets",
+        "config_names",
+        "files",
+        "processes",
+        "compat",
+        "registry",
+        "",
+    },
     {"ops"},
     {"merging"},
     {"nets", "huggingface"},
@@ -43,8 +53,7 @@ def modules(repo: Path) -> dict[str, Path]:
         if ".mim" not in path.parts:
             parts = path.relative_to(repo).with_suffix("").parts
             found[".".join(parts).removesuffix(".__init__")] = path
-    for folder in ("tools", "tools/demo"):  # scripts, which Python finds beside each other
-        found |= {f"tools.{path.stem}": path for path in (repo / folder).glob("*.py")}
+    found |= {f"tools.{path.stem}": path for path in (repo / "tools").glob("*.py")}
     return found
 
 
@@ -115,7 +124,7 @@ def test_errors_have_one_root(repo):
 
 def test_the_lab_imports_in_one_direction(arrows):
     """`tune` may use `sweep`, both may use `bench`, never the other way."""
-    order = ["kernel_checks", "bench", "sweep", "tune", "reproduce"]
+    order = ["output", "kernel_checks", "bench", "sweep", "tune", "reproduce", "demo"]
     for name, targets in arrows.items():
         if room(name) == "lab" and name.count(".") > 2:
             allowed = order[: order.index(name.split(".")[2]) + 1]

@@ -1,16 +1,16 @@
 # The network of `make demo`: a MiT between "tiny" and B0, trained from random weights for about a
-# minute on two CPU cores, on the scenes that `tools/demo/street_scenes.py` renders. The sibling
+# minute on two CPU cores, on the scenes that `mmseg-tome demo scenes` renders. The sibling
 # configs test its checkpoint with merging.
 _base_ = ["../_base_/default_runtime.py", "../_base_/default_hooks.py"]
 
-data_root = "data/demo_street_scenes"
+data_root = "data/demo_scenes"
 crop_size = (256, 512)  # height, width: a whole scene at the demo's default height
 batch_size = 4
 iters = 400
 # Inverse frequency of the 19 classes to the power 0.35: without it a minute is too short for poles.
 class_weight = [
-    *(0.6, 1.6, 0.8, 2.6, 2.1, 1.7, 2.7, 2.6, 1.0, 2.3),
-    *(1.0, 2.1, 2.8, 1.4, 1.6, 1.6, 1.4, 2.3, 2.4),
+    *(0.6, 1.7, 0.8, 2.2, 2.2, 1.7, 2.5, 2.7, 1.0, 2.7),
+    *(1.0, 1.2, 2.7, 1.4, 1.7, 1.5, 1.8, 2.4, 2.2),
 ]
 
 model = dict(

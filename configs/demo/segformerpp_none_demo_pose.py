@@ -1,9 +1,9 @@
 # The network of `make demo-pose`: the demo's MiT under a heatmap head, trained from random weights
-# for about a minute on two CPU cores, on the figures that `tools/demo/pose_scenes.py` renders. The
-# sibling configs test its checkpoint with merging.
+# for about a minute on two CPU cores, on the persons that `mmseg-tome demo scenes --height 512`
+# renders. The sibling configs test its checkpoint with merging.
 _base_ = ["../_base_/default_runtime_pose.py"]
 
-data_root = "data/demo_pose_scenes"
+data_root = "data/demo_scenes"
 batch_size = 8
 iters = 400
 codec = dict(type="MSRAHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
@@ -57,7 +57,7 @@ train_dataloader = dict(
         data_root=data_root,
         data_mode="topdown",
         ann_file="annotations/person_keypoints_train.json",
-        data_prefix=dict(img="train/"),
+        data_prefix=dict(img="leftImg8bit/train/"),
         pipeline=train_pipeline,
     ),
 )
@@ -70,7 +70,7 @@ test_dataloader = dict(
         data_root=data_root,
         data_mode="topdown",
         ann_file="annotations/person_keypoints_val.json",
-        data_prefix=dict(img="val/"),
+        data_prefix=dict(img="leftImg8bit/val/"),
         test_mode=True,
         pipeline=test_pipeline,
     ),

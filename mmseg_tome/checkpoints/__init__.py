@@ -1,8 +1,9 @@
-"""Checkpoints of other code bases of SegFormer, and what becomes of them here. Torch alone.
+"""Reading, converting, loading and writing checkpoints. Torch alone, but for `model.load_model`.
 
-A format is one file in `formats/`, found by itself. `recognise` says which one a checkpoint has,
-`convert` gives a `Checkpoint`, from which `writing` makes files, also Hugging Face's, and
-`config_file` a config. `reading` finds and reads the files.
+`loading` reads a file without running code in it, `reading` also folders and names on the hub.
+`recognise` names the format (one file each in `formats/`), `convert` gives a `Checkpoint`, of which
+`writing` makes files, also Hugging Face's, and `config_file` a config. `torch_alone.load_weights`
+and `model.load_model` load weights into a model that they must fit in full (`fitting`).
 """
 
 from mmseg_tome.checkpoints.checkpoint import Checkpoint, Source

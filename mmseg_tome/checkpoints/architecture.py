@@ -1,7 +1,7 @@
 """What a state dict says of the model it was saved from, and whether it holds all of it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -136,9 +136,14 @@ def read_architecture(
     for key in state:
         if match := re.match(rf"{BACKBONE}layers\.(\d+)\.1\.(\d+)\.", key):
             blocks.setdefault(int(match[1]), set()).add(int(match[2]))
-    stages = range(max(blocks, default=-1) + 1)
+    stages = range(len(blocks))
     if not stages or sorted(blocks) != list(stages):
         raise ConversionError(f"it has blocks of the stages {sorted(blocks)} only, not of all")
+    for i in stages:  # before anything is counted up to a number that the file gives
+        if max(blocks[i]) >= len(blocks[i]):
+            raise ConversionError(
+                f"stage {i} has {len(blocks[i])} blocks, one of them number {max(blocks[i])}"
+            )
 
     def shape(key: str, dims: int) -> tuple[int, ...]:
         if f"{BACKBONE}{key}" not in state:
@@ -151,11 +156,10 @@ def read_architecture(
     projections = [shape(f"layers.{i}.0.projection.weight", 4) for i in stages]
     channels = [projection[0] for projection in projections]
     heads = list(num_heads or (c // channels[0] for c in channels))
-    if len(heads) != len(channels) or [heads[0] * c for c in channels] != [
-        channels[0] * h for h in heads
-    ]:
+    ratios = [heads[0] * c for c in channels], [channels[0] * h for h in heads]
+    if len(heads) != len(channels) or min(heads) < 1 or ratios[0] != ratios[1]:
         raise ConversionError(
-            f"stages of {channels} channels with {heads} attention heads cannot be had here: heads "
+            f"stages of {channels} channels with {heads} attention heads are not supported: heads "
             "must be of the same size in all stages"
         )
     has_sr = [f"{BACKBONE}layers.{i}.1.0.attn.sr.weight" in state for i in stages]
@@ -203,17 +207,26 @@ def check_whole(state: dict[str, Tensor], architecture: Architecture, head: Head
     wanted = dict(architecture.shapes())
     if head is not None:
         wanted.update(head.shapes(architecture.channels))
-    if missing := [key for key in wanted if key not in state]:
-        raise ConversionError(
-            f"it lacks {len(missing)} of {len(wanted)} parameters: {some(missing)}"
-        )
-    surplus = [key for key in state if key not in wanted and not key.endswith(COUNTERS)]
-    if surplus:
-        raise ConversionError(f"{len(surplus)} parameters belong to nothing else: {some(surplus)}")
-    differing = [
-        f"{key} is {tuple(state[key].shape)}, not {shape}"
-        for key, shape in wanted.items()
-        if tuple(state[key].shape) != shape
+    if problem := differing(state, wanted) or surplus(state, wanted):
+        raise ConversionError(problem)
+
+
+def differing(state: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]) -> str | None:
+    """How a state dict differs from the shapes that are wanted by name, in one line, or None."""
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != tuple(shape)
     ]
-    if differing:
-        raise ConversionError(f"{len(differing)} parameters have other shapes: {some(differing)}")
+    if shapes:
+        return f"{len(shapes)} parameters have other shapes: {some(shapes)}"
+    missing = [name for name in wanted if name not in state]
+    if missing:
+        return f"it lacks {len(missing)} of {len(wanted)} parameters: {some(missing)}"
+    return None
+
+
+def surplus(state: Iterable[str], wanted: Container[str]) -> str | None:
+    """The parameters of a state dict that are not wanted, in one line, or None."""
+    names = [name for name in state if name not in wanted and not name.endswith(COUNTERS)]
+    return f"{len(names)} parameters are not of this model: {some(names)}" if names else None

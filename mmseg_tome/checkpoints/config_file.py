@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture
 from mmseg_tome.checkpoints.checkpoint import IMAGENET_MEAN, IMAGENET_STD, Checkpoint
@@ -12,8 +13,7 @@ from mmseg_tome.checkpoints.tensors import DEFAULT
 from mmseg_tome.errors import ConversionError
 
 
-@dataclass(frozen=True)
-class KnownDataset:
+class KnownDataset(NamedTuple):
     """A data set.
 
     Attributes:
@@ -37,17 +37,16 @@ POSE = (KnownDataset("coco", 17), KnownDataset("jbd", 20))
 
 def recognise_classes(classes: Sequence[str] | None) -> str | None:
     """Name of the data set that has these classes, or None."""
-    for known in SEGMENTATION:
-        if classes and len(classes) == known.count:
-            first = tuple(name.strip().lower() for name in classes[: len(known.first)])
-            if first == known.first:
-                return known.name
-    return None
+    names = tuple(name.strip().lower() for name in classes or ())
+    fitting = (k.name for k in SEGMENTATION if len(names) == k.count and names[:4] == k.first)
+    return next(fitting, None)
 
 
-def recognise_keypoints(number: int) -> str | None:
-    """Name of the data set that has this many keypoints, or None."""
-    return next((known.name for known in POSE if known.count == number), None)
+def known_dataset(checkpoint: Checkpoint) -> str | None:
+    """Name of the data set whose classes, or as many keypoints, a checkpoint predicts."""
+    if checkpoint.task == "pose":
+        return next((known.name for known in POSE if known.count == checkpoint.head.outputs), None)
+    return recognise_classes(checkpoint.classes)
 
 
 def check_count(name: str, number: int) -> None:
@@ -126,13 +125,6 @@ def make_config_text(
         )
     lines.append(f'load_from = "{{{{ fileDirname }}}}/{_relative(weights, path.parent)}"')
     return "\n".join(lines) + "\n"
-
-
-def known_dataset(checkpoint: Checkpoint) -> str | None:
-    """Name of the data set whose classes, or as many keypoints, a checkpoint predicts."""
-    if checkpoint.task == "pose":
-        return recognise_keypoints(checkpoint.head.outputs)
-    return recognise_classes(checkpoint.classes)
 
 
 def _bases(task: str, variant: str, dataset: str | None) -> tuple[list[str], str]:

@@ -1,14 +1,20 @@
-"""What a checkpoint holds, whether that fits a model, and putting it in."""
+"""What a checkpoint holds, whether that fits a model, and loading it. Torch alone."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from mmseg_tome.checkpoints.architecture import BACKBONE, DECODE_HEAD, POSE_HEAD
+from mmseg_tome.checkpoints.architecture import (
+    BACKBONE,
+    COUNTERS,
+    DECODE_HEAD,
+    POSE_HEAD,
+    differing,
+)
 from mmseg_tome.checkpoints.checkpoint import Source
 from mmseg_tome.checkpoints.formats.base import recognise
 from mmseg_tome.checkpoints.wrappers import find_parameters, fitting_names, plain_names
-from mmseg_tome.errors import NAMED, CheckpointError, ConversionError, some
+from mmseg_tome.errors import CheckpointError, ConversionError, some
 
 
 def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Tensor]:
@@ -21,7 +27,7 @@ def fitting_state(model: nn.Module, checkpoint: dict, name: str) -> dict[str, Te
     if state is None and checkpoint.get("state_dict") == {}:  # an exported model keeps its own
         state = {}
     if state is None:
-        inside = ", ".join(map(str, list(checkpoint)[:NAMED])) or "nothing"
+        inside = some(map(str, checkpoint)) or "nothing"
         raise CheckpointError(
             f"{name} is not a checkpoint: it has no weights by name, but {inside}"
         )
@@ -33,7 +39,7 @@ def wanted(model: nn.Module) -> dict[str, Tensor]:
     return {
         name.removeprefix("module."): value
         for name, value in model.state_dict().items()
-        if not name.endswith("num_batches_tracked")
+        if not name.endswith(COUNTERS)
     }
 
 
@@ -41,23 +47,15 @@ def mismatch(model: nn.Module, checkpoint: dict) -> str | None:
     """Say in one line how a checkpoint's parameters differ from the model's, or None."""
     state = checkpoint.get("state_dict", checkpoint)
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    expected = wanted(model)
-    shapes = {
-        name: (tuple(state[name].shape), tuple(value.shape))
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    }
-    missing = [name for name in expected if name not in state]
-    classes = [(name, *pair) for name, pair in shapes.items() if "conv_seg.weight" in name]
-    if classes and all("conv_seg" in name for name in shapes) and not missing:
-        name, (have, *_), (want, *_) = classes[0]
-        return f"it has {have} classes, the model has {want} ({name})"
-    if shapes:
-        differing = [f"{name} is {have}, not {want}" for name, (have, want) in shapes.items()]
-        return f"{len(shapes)} parameters have other shapes: {some(differing)}"
-    if missing:
-        return f"it lacks {len(missing)} of {len(expected)} parameters: {some(missing)}"
-    return None
+    expected = {name: value.shape for name, value in wanted(model).items()}
+    classifiers = [name for name in expected if name.endswith("conv_seg.weight")]
+    others = {name: shape for name, shape in expected.items() if "conv_seg" not in name}
+    if set(expected) <= set(state) and not differing(state, others):
+        for name in classifiers:
+            have, want = state[name].shape, expected[name]
+            if have and have != want:
+                return f"it has {have[0]} classes, the model has {want[0]} ({name})"
+    return differing(state, expected)
 
 
 def holding(state: Mapping[str, Tensor], name: str) -> str:
@@ -88,12 +86,12 @@ def holding(state: Mapping[str, Tensor], name: str) -> str:
     return ""
 
 
-def load_weights(model: nn.Module, checkpoint: dict, name: str) -> dict:
-    """Put a checkpoint's weights into a model that it must fit in full.
+def load_state(model: nn.Module, checkpoint: dict, name: str) -> dict:
+    """Load a checkpoint that was read into a model that it must fit in full.
 
     Args:
         model: Gets the weights.
-        checkpoint: As mmengine's `CheckpointLoader` reads it.
+        checkpoint: As `loading.load` and mmengine's `CheckpointLoader` give it.
         name: What messages call it.
 
     Returns:

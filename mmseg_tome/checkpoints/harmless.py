@@ -218,6 +218,7 @@ def _refusal(name: str) -> pickle.UnpicklingError:
     return pickle.UnpicklingError(f"Unsupported global: GLOBAL {name}")
 
 
+@functools.cache
 def _harmless() -> dict[str, Callable]:
     """The functions and stand-ins by the names that pickles have for them."""
     found: dict[str, Callable] = {
@@ -262,11 +263,8 @@ def _harmless() -> dict[str, Callable]:
         found[f"{module}.MaskedArray"] = _Type(np.ma.MaskedArray)
     for kind in set(np.sctypeDict.values()):
         found[f"numpy.{kind.__name__}"] = _Type(kind)
-    for stand_in in (
-        numpy_pickles.Array,
-        numpy_pickles.MaskedArray,
-    ):  # torch fills listed ones only
-        found[_full_name(stand_in)] = stand_in
+    for stand_in in (numpy_pickles.Array, numpy_pickles.MaskedArray):
+        found[_full_name(stand_in)] = stand_in  # torch fills listed ones only
     found["numpy.bool_"] = _Type(np.bool_)  # its name before numpy 2
     return found
 

@@ -1,9 +1,8 @@
 """Safe loading of checkpoints, on both mm stacks and with torch alone.
 
-A pickle runs whatever code its author put into it, and checkpoints come from strangers. Here a
-checkpoint may hold tensors, plain Python values and what `harmless` lists beside them
-(`weights_only` semantics); anything else is refused by name. Nothing ever falls
-back to unpickling code, unless the user says so.
+Unpickling a file runs the code in it, and checkpoints come from untrusted sources. Here one may
+hold tensors, plain Python values and what `harmless` lists (`weights_only` semantics); anything
+else is refused by name. Code is unpickled only if the user says that the file is trusted.
 """
 
 import io
@@ -65,7 +64,7 @@ def _loaders() -> dict[str, Callable]:
 
 
 def trusts_checkpoints() -> bool:
-    """Whether the user said that checkpoints may run code."""
+    """Whether the user trusts checkpoints to run code."""
     return os.environ.get(TRUST_VARIABLE, "") not in ("", "0")
 
 
@@ -197,17 +196,18 @@ def _wanted(path: Path, error: Exception) -> str:
     return ", ".join(sorted(wanted)) or _refused(error) or ", ".join(_globals_of_protocol_4(path))
 
 
+REFUSED = re.compile(
+    r"unsupported (?:global: )?GLOBAL (\S+)"
+    r"|(?:Can only build Tensor|Trying to call reduce for unrecognized function).* (\S+)",
+    re.IGNORECASE,
+)
+"""How torch names what it refused."""
+
+
 def _refused(error: Exception) -> str | None:
     """The global that `weights_only` loading refused, read from torch's message."""
-    patterns = (
-        r"[Uu]nsupported (?:global|class): GLOBAL (\S+)",
-        r"[Uu]nsupported (?:global|class|GLOBAL) (\S+)",
-        r"(?:Can only build Tensor|Trying to call reduce for unrecognized function).* (\S+)",
-    )
-    for pattern in patterns:
-        if match := re.search(pattern, str(error)):
-            return match.group(1).strip("`'\"")
-    return None
+    match = REFUSED.search(str(error))
+    return (match[1] or match[2]).strip("`'\"") if match else None
 
 
 def _globals_of_protocol_4(path: Path) -> list[str]:
@@ -233,7 +233,7 @@ def _globals_of_protocol_4(path: Path) -> list[str]:
 
 
 def _without_pickled_code(loader: Callable) -> Callable:
-    """Let one of mmengine's other loaders (model zoos, object stores) unpickle no code either."""
+    """Wrap one of mmengine's other loaders (model zoos, object stores): it unpickles no code."""
 
     safely = dict(weights_only=True)
 

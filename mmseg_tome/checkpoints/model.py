@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model that runs: for everybody who has no runner."""
+"""A config and its checkpoint as a model in eval mode, for all tools that have no runner."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmseg_tome import compat
-from mmseg_tome.checkpoints.fitting import load_weights
+from mmseg_tome.checkpoints.fitting import load_state
 from mmseg_tome.checkpoints.loading import load
 from mmseg_tome.config import is_pose
 from mmseg_tome.errors import UserError
@@ -54,7 +54,7 @@ def load_model(
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if package == "mmpose":
         check_top_down(model)
-    meta = {} if checkpoint is None else load_weights(model, load(checkpoint), checkpoint)
+    meta = {} if checkpoint is None else load_state(model, load(checkpoint), checkpoint)
     if package == "mmpose":
         model.dataset_meta = meta.get("dataset_meta") or find_keypoints(cfg)
         check_keypoints(model)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmseg_tome.checkpoints.checkpoint import Source
 from mmseg_tome.checkpoints.wrappers import find_parameters, is_lightning, plain_names
-from mmseg_tome.errors import ConversionError, some
+from mmseg_tome.errors import ConversionError, first_line, some
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -79,7 +79,7 @@ def find_state(checkpoint, name: str) -> dict[str, Tensor]:
 
 
 def _has(found) -> str:
-    """What a file without weights has, for a message."""
+    """The names in a file without weights, for a message."""
     if isinstance(found, dict) and found:
         return f", but {some([str(key) for key in found])}"
     return ""
@@ -111,7 +111,7 @@ def download(name: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ConversionError(
-            f"{name} is no file or folder, and to get it from the Hugging Face hub needs "
+            f"{name} is not a file or folder, and a download from the Hugging Face hub needs "
             f"huggingface_hub: pip install huggingface_hub, or {by_hand}"
         ) from None
     wanted = [CONFIG, PREPROCESSOR, "*.safetensors", "*.index.json"]
@@ -120,10 +120,9 @@ def download(name: str) -> Path:
         if not any((folder / file).is_file() for file in WEIGHT_FILES[:2]):
             folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
     except Exception as error:  # of many libraries: names, rights, networks, disks
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConversionError(
-            f"{name} is no file or folder, and cannot be had from the Hugging Face hub ({reason}): "
-            f"{by_hand}"
+            f"{name} is not a file or folder, and the Hugging Face hub does not provide it "
+            f"({first_line(error)}): {by_hand}"
         ) from None
     return folder
 
@@ -150,5 +149,5 @@ def _load_shards(index: Path, load_file: LoadFile) -> dict[str, Tensor]:
     for file in files:
         state.update(find_state(load_file(str(index.parent / file), "cpu"), file))
     if lost := [key for key in weight_map if key not in state]:
-        raise ConversionError(f"{index} promises keys that no shard has: {some(lost)}")
+        raise ConversionError(f"{index} lists keys that no shard has: {some(lost)}")
     return state

@@ -1,4 +1,4 @@
-"""How the same numbers are cut into tensors here and elsewhere.
+"""The same weights in the tensors of other code bases, and back.
 
 Our attention has one `in_proj` of queries, keys and values (as `nn.MultiheadAttention` does) where
 others have a linear layer each, or one for keys and values; our MixFFN and our head have 1x1

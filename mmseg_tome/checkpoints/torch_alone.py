@@ -1,10 +1,11 @@
-"""Weights from a file into a model, with torch alone."""
+"""Weights from a file of any known format into a model, with torch alone."""
 
 from pathlib import Path
 
 from torch import nn
 
 from mmseg_tome.checkpoints import ConversionError, convert
+from mmseg_tome.checkpoints.architecture import surplus
 from mmseg_tome.checkpoints.fitting import mismatch
 from mmseg_tome.checkpoints.loading import load_from_local
 from mmseg_tome.checkpoints.reading import read_source
@@ -36,7 +37,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     if checkpoint.head is None:
         target = model.backbone
         state = {name.removeprefix("backbone."): value for name, value in state.items()}
-    if problem := mismatch(target, state) or _surplus(target, state):
+    if problem := mismatch(target, state) or surplus(state, target.state_dict()):
         linear = checkpoint.head is not None and checkpoint.head.linear
         hint = f", channels={checkpoint.head.channels}, linear=True" if linear else ""
         variant = checkpoint.architecture.variant or "a backbone of another size"
@@ -44,18 +45,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
             f"{path} does not fit the model: {problem}. It is {checkpoint.task} by {variant}{hint}"
         )
     target.load_state_dict(state, strict=False)  # counters of batch norms may be missing
-    _set_eps(model, checkpoint.norm_eps)
-    return model
-
-
-def _set_eps(model: nn.Module, eps: float) -> None:
-    """Layer norms as the weights were trained with, which no weight shows."""
     for module in model.backbone.modules():
         if isinstance(module, nn.LayerNorm):
-            module.eps = eps
-
-
-def _surplus(model: nn.Module, state: dict) -> str | None:
-    known = model.state_dict()
-    more = [name for name in state if name not in known]
-    return f"it has {len(more)} parameters more, such as {more[0]}" if more else None
+            module.eps = checkpoint.norm_eps  # no weight shows it
+    return model

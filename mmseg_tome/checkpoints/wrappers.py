@@ -1,4 +1,4 @@
-"""What training tools wrap around a model's parameters, taken off again. Torch alone.
+"""Parameters out of the wrappers that training tools put around them. Torch alone.
 
 Files: `{"state_dict": ...}` of mm, Lightning and many more, `{"model": ...}`, averaged weights
 beside the others (`"model_ema"`). Names: `module.` of data-parallel and averaged models,

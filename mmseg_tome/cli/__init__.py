@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    "demo": "Train and test on rendered streets or persons: minutes on a CPU.",
+    "configs": "List our configs: their names work in every command, from any folder.",
     "train": "Train a segmentation or pose model.",
     "test": "Test one on its data set.",
     "infer": "Run one on images, folders of images and videos.",

@@ -1,11 +1,5 @@
 """Latency, throughput, peak memory, FLOPs and tokens kept, beside the peer pipeline, in one run.
 
-    python tools/benchmark.py --models b0 b2 --presets none hq fast n2d --size 1024x1024
-    python tools/benchmark.py --configs configs/segformerpp_fast_cityscapes.py --device cuda \
-        --dtype bfloat16 --fused-peer --graphs
-    python tools/benchmark.py --models b5 --batch 4 --device cuda --dtype bfloat16 --autocast \
-        --train
-
 The peer pipeline is the stock MMSegmentation model with tomesd merging, as the authors of
 SegFormer++ run it, with the same weights and input; --fused-peer adds the same with torch's fused
 attention, --compiled-peer that compiled and captured as CUDA graphs, --graphs ours by CUDA graphs.
@@ -13,10 +7,16 @@ Before anything is timed, the outputs of all are compared.
 With --train, steps of training are timed instead, and no outputs compared. Writes benchmark.json
 and benchmark.png, and with --breakdown breakdown.png.
 
-    python tools/benchmark.py --as-typed --models b5 --dtype float32 bfloat16
+--as-typed times the commands themselves instead, as a user types them, each beside stock
+MMSegmentation or MMPose in the same command, on made-up data with random weights; writes
+as_typed.json.
 
-times the tools themselves instead, as a user types them, each beside stock MMSegmentation or MMPose
-in the same tool, on made-up data with random weights; writes as_typed.json.
+Examples:
+  mmseg-tome benchmark --models b0 b2 --presets none hq fast n2d --size 1024x1024
+  mmseg-tome benchmark segformerpp_fast_cityscapes --device cuda --dtype bfloat16 --fused-peer \\
+      --graphs
+  mmseg-tome benchmark --models b5 --batch-size 4 --device cuda --dtype bfloat16 --autocast --train
+  mmseg-tome benchmark --as-typed --models b5 --dtype float32 bfloat16
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmseg_tome.cli import names
-from mmseg_tome.cli.ending import run
-from mmseg_tome.config import LAUNCHES
+from mmseg_tome.cli import names, options
+from mmseg_tome.cli.ending import command
+from mmseg_tome.config import LAUNCHES, TRUST_FLAG
+from mmseg_tome.config_names import find_config
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 TYPED_ROUNDS, TYPED_WARMUP = 2, 20
@@ -35,45 +36,51 @@ TYPED_ROUNDS, TYPED_WARMUP = 2, 20
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    configs = ("[CONFIG ...]", "configs to time, of mmseg or mmpose: files or names of ours")
+    parser = options.Parser(__doc__, configs, allow_abbrev=True)
     add = parser.add_argument
-    add("--models", nargs="+", metavar="B", help=f"of {' '.join(names.MODELS)} (default b0)")
-    add("--presets", nargs="+", default=["none", "hq", "fast", "n2d"], metavar="P",
+    add("--models", nargs="+", metavar="B",
+        help=f"of {' '.join(names.MODELS)} (default, without configs: b0)")  # fmt: skip
+    options.add_presets(parser, ["none", "hq", "fast", "n2d"],
         help=f"of {' '.join(names.PRESETS)}; for --models")  # fmt: skip
-    add("--configs", nargs="+", default=[], metavar="FILE", help="mmseg or mmpose configs")
+    add("--config", dest="configs", nargs="+", metavar="FILE", help="the same as CONFIG")
+    options.also(parser, "--config", "--configs")
+    add("--checkpoint", metavar="FILE", help="weights of the one model given (default: random)")
+    add(TRUST_FLAG, action="store_true",
+        help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
     add("--size", nargs="+", metavar="HxW",
         help="image sizes (default: the config's own, else 1024x1024)")  # fmt: skip
-    add("--batch", nargs="+", type=int, default=[1])
+    add("--out", type=Path, default=Path("benchmark_output"), metavar="DIR",
+        help="folder of the results (default: benchmark_output)")  # fmt: skip
+    group = parser.add_argument_group("how it runs")
+    options.add_batch(group, default=[1], nargs="+", help="images at a time (default 1)")
+    options.add_device(group, default="cpu", nargs="+")
+    add = group.add_argument
     add("--dtype", nargs="+", default=["float32"], choices=DTYPES, metavar="DTYPE",
         help=f"of {' '.join(DTYPES)}")  # fmt: skip
-    add("--device", nargs="+", default=["cpu"], metavar="DEVICE", help="cpu, cuda, cuda:1, ...")
     add("--autocast", action="store_true", help="float32 weights under autocast to --dtype")
     add("--compile", action="store_true", help="torch.compile all pipelines")
+    add("--graphs", action="store_true",
+        help="ours by CUDA graphs as well (no effect on a CPU)")  # fmt: skip
+    add("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
+    add("--rounds", type=int, metavar="N", help="timed rounds (default 10)")
+    add("--warmup", type=int, metavar="N", help="untimed passes besides the checks (default 1)")
+    add = parser.add_argument_group("what is measured").add_argument
     add("--part", choices=("model", "backbone"), default="model", help="with or without the head")
+    add("--train", action="store_true",
+        help="time training steps (forward, loss, backward, AdamW), not inference")  # fmt: skip
     add("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure the peer too")
     add("--fused-peer", action="store_true",
         help="also the peer with attention that does not materialise its matrices")  # fmt: skip
     add("--compiled-peer", action="store_true",
         help="also the fused peer compiled, by CUDA graphs: the compiled stock")  # fmt: skip
-    add("--graphs", action="store_true",
-        help="ours by CUDA graphs as well (no effect on a CPU)")  # fmt: skip
-    add("--train", action="store_true",
-        help="time training steps (forward, loss, backward, AdamW), not inference")  # fmt: skip
     add("--check", action=argparse.BooleanOptionalAction, default=True,
         help="fail when the outputs of the pipelines differ")  # fmt: skip
-    add("--checkpoint", metavar="FILE", help="weights of the one model given (default: random)")
-    add("--trust-checkpoint", action="store_true",
-        help="unpickle the checkpoint without restrictions: it can run any code")  # fmt: skip
     add("--breakdown", action="store_true",
         help="also where the time goes, part by part, beside the device's floor")  # fmt: skip
-    add("--rounds", type=int, help="timed rounds (default 10)")
-    add("--warmup", type=int, help="untimed passes besides the checks (default 1)")
-    add("--threads", type=int, help="CPU threads (default: torch's choice)")
-    add("--out", type=Path, default=Path("benchmark_output"), metavar="FOLDER")
     add_as_typed(parser)
-    args = parser.parse_args(argv)
+    args = parser.read(argv, rest="configs")
+    args.configs = [find_config(config) for config in args.configs]
     typed = args.as_typed is not None
     rounds, warmup = (TYPED_ROUNDS, TYPED_WARMUP) if typed else (10, 1)
     args.rounds = rounds if args.rounds is None else args.rounds
@@ -106,13 +113,9 @@ def add_as_typed(parser: argparse.ArgumentParser) -> None:
     add("--time-limit", type=float, metavar="S", help="seconds for all runs together")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.lab.bench.main import benchmark
-
-        return benchmark(args)
-
-    return run(work, "benchmark.py", "cases finished so far are in the JSON")
+main = command(
+    parse_args,
+    "mmseg_tome.lab.bench.benchmark:benchmark",
+    "benchmark.py",
+    "cases finished so far are in the JSON",
+)

@@ -1,11 +1,13 @@
 """Convert the public CamVid release to the layout that `mmseg_tome.CamVidDataset` reads.
 
-    python tools/convert_camvid.py RELEASE OUTPUT
-
 RELEASE holds the unpacked `701_StillsRaw_full/*.png` and `LabeledApproved_full/*_L.png` of
-http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/, and perhaps `label_colors.txt`. OUTPUT
+http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/, and perhaps `label_colors.txt`. OUT
 gets `images/{train,val,test}` and `labels/{train,val,test}`: the images as they are, the labels as
 grey PNGs of the 11 SegNet classes, 255 = void. It appears only when all has been converted.
+
+Examples:
+  mmseg-tome convert-camvid downloads/camvid data/camvid
+  mmseg-tome convert-camvid downloads/camvid data/camvid --force --unknown-as-void
 """
 
 import argparse
@@ -20,7 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmseg_tome.cli.ending import run as end
+from mmseg_tome.cli import options
+from mmseg_tome.cli.ending import command
+from mmseg_tome.cli.progress import progress_bar
 from mmseg_tome.errors import DataError
 
 IMAGE_DIR, LABEL_DIR, COLOUR_FILE = "701_StillsRaw_full", "LabeledApproved_full", "label_colors.txt"
@@ -234,22 +238,26 @@ def replace(new: Path, out: Path) -> None:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("release", type=Path, help="folder of the unpacked release")
-    parser.add_argument("output", type=Path, help="folder to create, e.g. data/camvid")
-    parser.add_argument("--images", type=Path, help=f"default: RELEASE/{IMAGE_DIR}")
-    parser.add_argument("--labels", type=Path, help=f"default: RELEASE/{LABEL_DIR}")
-    parser.add_argument("--force", action="store_true", help="replace an earlier conversion")
-    parser.add_argument(
-        "--unknown-as-void", action="store_true", help="colours of no class become void"
+    """Read the command line."""
+    parser = options.Parser(
+        __doc__,
+        ("RELEASE", "folder of the unpacked release"),
+        ("OUT", "folder to create, e.g. data/camvid"),
+        allow_abbrev=True,
     )
-    return parser.parse_args(argv)
+    add = parser.add_argument
+    add("--release", type=Path, help=argparse.SUPPRESS)
+    add("--out", dest="output", type=Path, metavar="DIR", help="the same as OUT")
+    add("--images", type=Path, metavar="DIR", help=f"default: RELEASE/{IMAGE_DIR}")
+    add("--labels", type=Path, metavar="DIR", help=f"default: RELEASE/{LABEL_DIR}")
+    add("--force", action="store_true", help="replace an earlier conversion")
+    add("--unknown-as-void", action="store_true", help="colours of no class become void")
+    options.add_verbosity(parser)
+    return parser.read(argv, "release", "output", required=["release", "output"])
 
 
 def run(args: argparse.Namespace) -> dict[str, int]:
     """Convert as the command line says; returns the number of frames in each split."""
-    from rich.progress import track  # late: `--help` and the functions above do without it
-
     if not args.release.is_dir():
         raise DataError(f"folder not found: {args.release}")
     images = args.images or args.release / IMAGE_DIR
@@ -264,16 +272,15 @@ def run(args: argparse.Namespace) -> dict[str, int]:
     partial.mkdir()
     try:
         frames = convert(pairs, class_table(colours), partial, args.unknown_as_void)
-        splits = list(track(frames, "Converting", total=len(pairs)))
+        splits = []
+        with progress_bar(args, "converting", len(pairs)) as (advance, _):
+            for split in frames:
+                splits.append(split)
+                advance(1)
         replace(partial, args.output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {split: splits.count(split) for split in SPLIT_SIZES}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return end(lambda: convert_camvid(parse_args(argv)), None, "nothing written")
 
 
 def convert_camvid(args: argparse.Namespace) -> None:
@@ -286,3 +293,6 @@ def convert_camvid(args: argparse.Namespace) -> None:
     if counts != SPLIT_SIZES:
         expected = ", ".join(f"{n} {split}" for split, n in SPLIT_SIZES.items())
         print(f"warning: the full release gives {expected}", file=sys.stderr)
+
+
+main = command(parse_args, convert_camvid, None, "nothing written")

@@ -11,7 +11,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from types import FrameType
 
 from mmseg_tome.errors import UserError
@@ -40,7 +41,8 @@ def run(
     Returns:
         The exit code of `work`, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`.
     """
-    warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+    for message in ("Fail to import ``MultiScaleDeformable", "pkg_resources is deprecated"):
+        warnings.filterwarnings("ignore", message=message)
     logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
     name = f"{tool}: " if tool else ""
     try:
@@ -57,6 +59,32 @@ def run(
         return EXIT_INTERRUPTED
     finally:
         _end_processes()
+
+
+def command(
+    parse: Callable[[Sequence[str] | None], object],
+    work: str | Callable[[object], int | None],
+    tool: str | None = None,
+    when_interrupted: str | None = None,
+) -> Callable[[Sequence[str] | None], int]:
+    """The `main(argv)` of a command: read its line, then do its work, which ends as in `run`.
+
+    Args:
+        parse: Reads the line.
+        work: Is given what was read: a function, or "module:function", which is imported then.
+        tool: As in `run`.
+        when_interrupted: As in `run`.
+    """
+
+    def read_and_do(argv: Sequence[str] | None) -> int | None:
+        args = parse(argv)
+        module, _, function = work.partition(":") if isinstance(work, str) else ("", "", "")
+        return (getattr(import_module(module), function) if module else work)(args)
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run(lambda: read_and_do(argv), tool, when_interrupted)
+
+    return main
 
 
 def _end_processes() -> None:

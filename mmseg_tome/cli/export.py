@@ -1,96 +1,284 @@
 """Export a trained segmentation or pose model to a file that runs without this package.
 
-    python tools/export.py --config config.py --checkpoint my.pth --size 1024x1024 --out model.onnx
-
 --format onnx (the default) writes ONNX of standard operators, for ONNX Runtime, OpenVINO, TensorRT
 and others; --format torch-export writes torch's own .pt2. Either takes normalised images
 `[B, C, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
-names of classes or keypoints, preset and more are in its metadata. tools/infer.py --model runs it.
-A file takes images of one size; with --dynamic-size of any from a smallest one on, which is found.
+names of classes or keypoints, preset and more are in its metadata. `mmseg-tome infer --model` runs
+it. A file takes images of one size; with --dynamic-size of any from a smallest one on, which is
+found.
 
 Before the file is put in place, it is loaded again and compared with the model in torch, on noise
 and on an image-like input. A file that exists is replaced only by one that passed.
 
 Exit codes: 0; 2 if a mistake, which is named, or a difference kept the file from being written.
+
+Examples:
+  mmseg-tome export segformerpp_fast_cityscapes work.pth --size 1024x1024 --out model.onnx
+  mmseg-tome export my_config.py my.pth --out model.onnx --dynamic-size --dtype float16
+  mmseg-tome export my_config.py my.pth --out model.onnx --int8 --calibration photos/
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import names, options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
+from mmseg_tome.config import choose_checkpoint, is_pose, read_config, read_size
+from mmseg_tome.errors import UserError
+from mmseg_tome.files import only_one, replacing
+
+if TYPE_CHECKING:
+    import torch
+    from torch.export import ExportedProgram
+
+    from mmseg_tome.export.metadata import Metadata
+    from mmseg_tome.export.network import Network
+
+ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
+MAX_IMAGES = 64
+"""Of a calibration folder: half of them calibrate, half of them tell what INT8 costs."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Read the command line."""
+    parser = options.Parser(__doc__, options.CONFIG, options.CHECKPOINT)
     add = parser.add_argument
-    add("--config", required=True, help="config file")
-    add("--checkpoint", help="checkpoint; the config's load_from if none")
     add("--out", required=True, type=Path, metavar="FILE", help="a name in .onnx or .pt2")
-    add(
-        "--format",
-        choices=["onnx", "torch-export"],
-        default="onnx",
-        help="what to write (default: onnx)",
-    )
-    add(
-        "--size",
-        metavar="HxW",
+    add("--format", choices=list(ENDINGS), default="onnx", help="what to write (default: onnx)")
+    add("--size", metavar="HxW",
         help="height and width of the images, in pixels (default: of pose the codec's input size, "
-        "of segmentation the training crop's)",
-    )
-    add(
-        "--dynamic-size",
-        action="store_true",
+        "of segmentation the training crop's)")  # fmt: skip
+    add("--dynamic-size", action="store_true",
         help="segmentation: images of any height and width, read and tested as the config says; "
-        "--size only says what is compared",
-    )
+        "--size only says what is compared")  # fmt: skip
     add("--dynamic-batch", action="store_true", help="any number of images at once, not one")
-    add(
-        "--opset",
-        type=int,
-        default=names.OPSET,
-        help=f"of ONNX (default {names.OPSET})",
-    )
-    add(
-        "--scores-mib",
-        type=int,
-        default=names.SCORES_MIB,
-        metavar="N",
-        help="ONNX: attention scores of an image that exist at a time, in MiB; 0: all, for "
-        f"runtimes that fuse attention themselves (default {names.SCORES_MIB})",
-    )
-    add(
-        "--half",
-        action="store_true",
-        help="float16 inside, for GPUs: on a CPU ONNX Runtime is slower than with float32",
-    )
+    add("--dtype", choices=["float32", "float16"], default="float32",
+        help="float16 is for GPUs: on a CPU ONNX Runtime is slower than with float32")  # fmt: skip
+    add("--half", dest="dtype", action="store_const", const="float16", help=argparse.SUPPRESS)
     add("--int8", action="store_true", help="ONNX: 8-bit integers, by ONNX Runtime's quantiser")
-    add(
-        "--calibration",
-        type=Path,
-        metavar="DIR",
+    add("--calibration", type=Path, metavar="DIR",
         help="folder of images by which --int8 finds ranges; without it only linear layers "
-        "become integers, with ranges found while running",
+        "become integers, with ranges found while running")  # fmt: skip
+    add("--opset", type=int, default=names.OPSET, help=f"of ONNX (default {names.OPSET})")
+    add("--scores-mib", type=int, default=names.SCORES_MIB, metavar="N",
+        help="ONNX: attention scores of an image that exist at a time, in MiB; 0: all, for "
+        f"runtimes that fuse attention themselves (default {names.SCORES_MIB})")  # fmt: skip
+    options.add_model(parser)
+    options.add_verbosity(parser)
+    args = parser.read(argv, "config", "checkpoint", required=["config"])
+    args.half = args.dtype == "float16"
+    return args
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if not args.verbose:
+        ignore_developer_warnings()
+    check_options(args)
+    with only_one(args.out.parent, file=args.out.name):
+        write(args)
+
+
+def write(args: argparse.Namespace) -> None:
+    """Write the file, once what it computes has been compared."""
+    import torch
+    from rich.console import Console
+
+    from mmseg_tome.checkpoints.model import load_model
+    from mmseg_tome.config_datasets import with_one_test_dataset
+    from mmseg_tome.export import onnx_file, parity, torch_file
+    from mmseg_tome.export.metadata import describe
+    from mmseg_tome.export.network import Network
+    from mmseg_tome.export.runtime import open_exported
+
+    pictures = find_images(args.calibration) if args.calibration else []
+    cfg = with_one_test_dataset(read_config(args))
+    if args.dynamic_size and is_pose(cfg):
+        raise UserError("--dynamic-size is for segmentation: a pose codec has one size")
+    size = choose_size(args.size, cfg)
+    checkpoint = choose_checkpoint(args, cfg)
+
+    status = Console(stderr=True, quiet=args.quiet).status
+    with status("loading"):
+        model = load_model(cfg, checkpoint)
+        network = Network(model)
+    program_of, least = None, 0
+    if args.dynamic_size:
+        with status("tracing"):
+            program_of, least = trace(network, size, args)
+    metadata = describe(
+        cfg,
+        model,
+        size,
+        config=Path(args.config).name,
+        dynamic_batch=args.dynamic_batch,
+        precision="float16" if args.half else "int8" if args.int8 else "float32",
+        min_side=least,
     )
-    options.add_config_arguments(parser)
-    return parser.parse_args(argv)
+    with status("running in torch"):
+        inputs = compared_inputs(network.channels, size, args.dynamic_batch, least)
+        with torch.no_grad():
+            expected = {name: network(images).numpy() for name, images in inputs.items()}
+    with replacing(args.out) as temporary:
+        with status("tracing and writing"):
+            if args.half or program_of is None:
+                program_of, _ = trace(Network(model, half=args.half), size, args)
+            if args.format == "onnx":
+                onnx_file.write(program_of, temporary, metadata, args.opset)
+            else:
+                torch_file.write(program_of, temporary, metadata)
+        with status("comparing"):
+            exported = open_exported(temporary)
+            for name, images in inputs.items():
+                found = parity.compare(
+                    exported(images.numpy()), expected[name], metadata.task, metadata.threshold
+                )
+                print(f"{name}: {found}")
+                if not (found.finite if args.half else found.holds()):
+                    raise UserError(f"{args.out} was not written: on {name} it differs, {found}")
+        if args.int8:
+            with status("quantising"):
+                to_int8(temporary, metadata, pictures)
+    pixels = f"any size from {least}x{least} pixels" if least else f"{size[0]}x{size[1]} pixels"
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {pixels}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+def trace(
+    network: Network, size: tuple[int, int], args: argparse.Namespace
+) -> tuple[ExportedProgram, int]:
+    """The network's graph, and the smallest side of any size that it takes, or 0 for `size` alone.
 
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.cli.work.export import export
+    Raises:
+        UserError: There is none for any size, or `size` is below the smallest.
+    """
+    from mmseg_tome.export import program
 
-        return export(args)
+    for_onnx = args.format == "onnx"
+    if not args.dynamic_size:
+        return program.trace(network, size, args.dynamic_batch, for_onnx, args.scores_mib), 0
+    traced, least = program.trace_any_size(network, args.dynamic_batch, for_onnx)
+    if min(size) < least:
+        raise UserError(
+            f"of this network --dynamic-size takes images from {least}x{least} pixels on, and "
+            f"{size[0]}x{size[1]} is to be compared: give another --size"
+        )
+    return traced, least
 
-    return run(work)
+
+def compared_inputs(
+    channels: int, size: tuple[int, int], dynamic_batch: bool, least: int
+) -> dict[str, torch.Tensor]:
+    """Images that the file is compared on, by name."""
+    from mmseg_tome.export import program
+
+    inputs = {
+        "noise": program.random_images(size, channels=channels),
+        "image-like": program.smooth_images(size, channels=channels),
+    }
+    if dynamic_batch:
+        inputs["noise, batch of 3"] = program.random_images(size, 3, channels)
+    if least:
+        for other in ((least, least), (size[0] + 61, size[1] + 35)):
+            name = f"image-like, {other[0]}x{other[1]}"
+            inputs[name] = program.smooth_images(other, channels=channels)
+    return inputs
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together, or packages that are not there."""
+    ending = ENDINGS[args.format]
+    if args.out.suffix != ending:
+        raise UserError(f"--out {args.out}: the name of a file of this --format ends in {ending}")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out} is a folder")
+    if args.int8 and (args.half or args.format != "onnx"):
+        raise UserError("--int8 is for --format onnx without --half, which is --dtype float16")
+    if args.calibration and not args.int8:
+        raise UserError("--calibration is for --int8")
+    if args.int8 and args.dynamic_size:
+        raise UserError("--int8 is for images of one size, without --dynamic-size")
+    if args.scores_mib < 0:
+        raise UserError("--scores-mib must not be negative")
+    if args.format == "onnx":
+        from mmseg_tome.export import onnx_file
+
+        onnx_file.check(args.opset)
+
+
+def choose_size(text: str | None, cfg) -> tuple[int, int]:
+    """The (H, W) of the images.
+
+    Raises:
+        UserError: None is known, `text` is not HxW, or a pose codec has another one.
+    """
+    if is_pose(cfg):
+        width, height = cfg.model.head.decoder.input_size
+        known = (height, width)
+    else:
+        known = (cfg.model.get("data_preprocessor") or {}).get("size")
+    if text is None:
+        if known is None:
+            raise UserError("the config names no size: give it with --size HxW")
+        return tuple(known)
+    size = read_size(text)
+    if is_pose(cfg) and size != known:
+        raise UserError(f"--size {text}: the config's codec is for {known[0]}x{known[1]}")
+    return size
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Up to `MAX_IMAGES` images of a folder and its subfolders, evenly from the sorted list.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    from mmseg_tome.predict.inputs import IMAGES
+
+    if not folder.is_dir():
+        raise UserError(f"--calibration {folder} is no folder")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files:
+        raise UserError(f"--calibration {folder} holds no image")
+    return files[:: -(-len(files) // MAX_IMAGES)]
+
+
+def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
+    """Replace a float32 ONNX file by its INT8 form and say how far both agree.
+
+    Every second picture calibrates; agreement is measured on the others.
+
+    Raises:
+        UserError: A picture cannot be read, or is not what the config reads.
+    """
+    import numpy as np
+
+    from mmseg_tome.export import parity, program
+    from mmseg_tome.export.calibration import network_inputs
+    from mmseg_tome.export.quantise import quantise
+    from mmseg_tome.export.runtime import open_exported
+
+    images = network_inputs(path, pictures)
+    size = tuple(metadata.input_size)
+    others = images[1::2] or images
+    others = others or list(program.smooth_images(size, 4, metadata.channels).numpy())
+    before = open_exported(path)
+    smaller = path.with_name(f".int8{path.name}")
+    try:
+        quantise(path, smaller, images[::2] or None, metadata)
+        after = open_exported(smaller)
+        pairs = [(after(image[None]), before(image[None])) for image in others]
+        os.replace(smaller, path)
+    finally:
+        smaller.unlink(missing_ok=True)
+    got, expected = (np.concatenate(outputs) for outputs in zip(*pairs, strict=True))
+    kind = f"calibrated on {len(images[::2])} images" if images else "dynamic"
+    found = parity.compare(got, expected, metadata.task, metadata.threshold)
+    print(f"int8, {kind}, against float32 on {len(others)} images: {found}")
+
+
+main = command(parse_args, export)

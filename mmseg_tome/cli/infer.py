@@ -1,114 +1,330 @@
 """Run a segmentation or pose model on images, folders of images and videos.
 
-    python tools/infer.py photos/ street.mp4 --config config.py --checkpoint my.pth --out DIR
-
-Without --checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
-config's matter, too. `--model FILE` takes what tools/export.py wrote, .onnx or .pt2, in place of
-both. Folders are searched with all their subfolders. DIR gets
+Without a checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
+config's matter, too. `--model FILE` takes what `mmseg-tome export` wrote, .onnx or .pt2, in place
+of both. Folders are searched with all their subfolders. The folder of --out gets
 
     overlays/    each image with its prediction painted over it, a PNG if it is too wide for a
                  JPEG; of a video, a video
     labels/      segmentation: class index of each pixel, a grey PNG an image or frame
-    merging/     with --show-merging: of each image the figure of tools/visualize_merging.py
+    merging/     with --show-merging: of each image the figure of `mmseg-tome visualize`
     results.json for each image or frame its path, size, milliseconds (without reading, painting
                  and saving) and files; for segmentation the share of each class; for pose boxes
                  [x, y, w, h], keypoints [x, y] in pixels of the image, and scores
 
 Names keep the path from a given folder's own name on. results.json is written last, in one piece;
-then what an earlier run into DIR left is removed.
+then what an earlier run into the folder left is removed.
 
 Exit codes: 0; 1 if inputs could not be read or run, each of which is named, while the others were;
-2 if a mistake, which is named, kept the tool from running or from saving.
+2 if a mistake, which is named, kept the command from running or from saving.
+
+Examples:
+  mmseg-tome infer segformerpp_fast_cityscapes work.pth street.jpg --out results
+  mmseg-tome infer my_config.py my.pth photos/ clip.mp4 --out results --dtype bfloat16
+  mmseg-tome infer photos/ --model model.onnx --out results
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command, ignore_developer_warnings
+from mmseg_tome.cli.progress import progress_bar
+from mmseg_tome.config import (
+    NO_GPU,
+    choose_checkpoint,
+    is_pose,
+    no_effect,
+    read_config,
+    read_device,
+    say,
+)
+from mmseg_tome.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mmseg_tome.predict.boxes import Boxes
+    from mmseg_tome.predict.inputs import Item, Reader, Source
+    from mmseg_tome.predict.results import ResultsWriter
+
+EXIT_SOME_FAILED = 1
+INPUTS = ("INPUT ...", "image, folder or video; any number, mixed")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Read the command line."""
+    parser = options.Parser(__doc__, options.CONFIG, options.CHECKPOINT, INPUTS)
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="IMAGE", help="image, folder or video; any number, mixed")
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--config", help="config file")
-    model.add_argument(
-        "--model", metavar="FILE", help="exported model, .onnx or .pt2, which runs on the CPU"
-    )
-    add("--checkpoint", help="checkpoint; the config's load_from if none")
     add("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
-    add("--device", help="cpu, cuda or cuda:N (default: cuda if there)")
-    add(
-        "--batch-size",
-        type=_at_least_1,
-        help="images of one size, or boxes of one image, that run together (default: as the "
-        "config tests)",
-    )
-    add(
-        "--opacity",
-        type=_fraction,
-        help="of what is painted, 0 to 1 (default: segmentation 0.5, pose 1)",
-    )
-    add(
-        "--with-labels",
-        action="store_true",
+    add("--opacity", type=options.fraction, metavar="X",
+        help="of what is painted, 0 to 1 (default: segmentation 0.5, pose 1)")  # fmt: skip
+    add("--with-labels", action="store_true",
         help="segmentation: write class names into the overlays (seconds for a large image)",
-    )
-    add(
-        "--boxes",
-        metavar="FILE",
-        help="pose: JSON with the boxes [x, y, w, h] of the persons in the images, as COCO's "
-        'detections, [{"file_name" or "image_id", "bbox", "score"}], or annotations, {"images", '
-        '"annotations"}; without it, each image is taken for the box of one person',
-    )
-    add(
-        "--box-threshold",
-        type=_fraction,
-        default=0.3,
-        help="pose: leave out boxes with a lower score (default 0.3)",
-    )
-    add(
-        "--keypoint-threshold",
-        type=_fraction,
-        default=0.3,
-        help="pose: do not draw keypoints with a lower score (default 0.3); all are in "
-        "results.json",
-    )
-    options.add_launch(parser)
-    options.add_dtype(parser)
+        )  # fmt: skip
     options.add_show_merging(parser)
-    options.add_config_arguments(parser)
-    return parser.parse_intermixed_args(argv)  # options may stand between inputs
+    add_pose(parser)
+    group = options.add_model(parser)
+    group.add_argument("--model", metavar="FILE",
+        help="exported model, .onnx or .pt2, in place of config and checkpoint")  # fmt: skip
+    group = parser.add_argument_group("how it runs")
+    add = group.add_argument
+    add("--batch-size", type=options.at_least_1, metavar="N",
+        help="images of one size, or boxes of one image, that run together (default: as the "
+        "config tests)")  # fmt: skip
+    options.add_device(group)
+    options.add_dtype(group)
+    options.add_launch(group)
+    options.add_verbosity(parser)
+    args = parser.read(argv, "config", "checkpoint", required=["config", "inputs"], rest="inputs")
+    if args.config and args.model:
+        parser.error("argument --model: not allowed with argument --config")
+    return args
 
 
-def _at_least_1(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
+def add_pose(parser: argparse.ArgumentParser) -> None:
+    """Options of pose alone."""
+    add = parser.add_argument_group("pose").add_argument
+    add("--boxes", metavar="FILE",
+        help="JSON with the boxes [x, y, w, h] of the persons in the images, as COCO's detections, "
+        '[{"file_name" or "image_id", "bbox", "score"}], or annotations, {"images", "annotations"}'
+        "; without it, each image is taken for the box of one person")  # fmt: skip
+    add("--box-threshold", type=options.fraction, default=0.3, metavar="X",
+        help="leave out boxes with a lower score (default 0.3)")  # fmt: skip
+    add("--keypoint-threshold", type=options.fraction, default=0.3, metavar="X",
+        help="do not draw keypoints with a lower score (default 0.3)")  # fmt: skip
 
 
-def _fraction(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError("must be between 0 and 1")
-    return float(text)
+def infer(args: argparse.Namespace) -> int:
+    """Do what the command line says; returns the exit code."""
+    if not args.verbose:
+        ignore_developer_warnings()
+    from mmseg_tome.cli import additions
+    from mmseg_tome.config_datasets import with_one_test_dataset
+    from mmseg_tome.predict import inputs
+    from mmseg_tome.predict.results import LABELS, MERGING, OVERLAYS, ResultsWriter
+
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, not a folder")
+    sources = inputs.find_sources(
+        args.inputs, [args.out / name for name in (OVERLAYS, LABELS, MERGING)]
+    )
+    cfg, checkpoint = read_model(args)
+    cfg = with_one_test_dataset(cfg)
+    device = choose_device(args.device)
+    gpu = device != "cpu"
+    if gpu and additions.has_our_backbone(cfg):
+        additions.use_our_model(cfg)
+    boxes = read_boxes(args, cfg, sources)
+    reader = inputs.Reader(cfg)
+    predictor = build_predictor(args, cfg, checkpoint, device, boxes)
+    speed_up(args, cfg, predictor, gpu)
+    illustrator = build_illustrator(args, cfg, checkpoint, predictor)
+    if illustrator and any(source.is_video for source in sources):
+        say("warning: --show-merging draws images, not the frames of videos")
+    origin = dict(config=args.config, checkpoint=checkpoint)
+    header = dict(
+        task=predictor.task,
+        **(dict(model=args.model) if args.model else origin),
+        device=device,
+        **predictor.meta,
+    )
+    with ResultsWriter(args.out) as writer:
+        failed = predict_all(args, sources, reader, predictor, writer, illustrator)
+        if writer.entries:
+            path = writer.write(header, failed)
+            print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
+    return EXIT_SOME_FAILED if failed else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+def read_model(args: argparse.Namespace) -> tuple[Config, str]:
+    """The config to run, and the address of its weights.
 
-    def work() -> int | None:
-        args = parse_args(argv)
-        from mmseg_tome.cli.work.infer import infer
+    Raises:
+        UserError: One of the files is missing or cannot be read, or options do not go together.
+    """
+    if args.model:
+        from mmseg_tome.export.reader import read_exported
 
-        return infer(args)
+        given = dict(checkpoint=args.checkpoint, preset=args.preset, cfg_options=args.cfg_options)
+        extra = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+        if extra:
+            raise UserError(f"{extra[0]} goes with --config: a --model is complete")
+        if args.device not in (None, "cpu"):
+            raise UserError(f"--device {args.device}: a --model runs on the CPU here")
+        args.device = "cpu"
+        return read_exported(args.model)
+    cfg = read_config(args)
+    return cfg, choose_checkpoint(args, cfg)
 
-    return run(work)
+
+def choose_device(name: str | None) -> str:
+    """The device to run on.
+
+    Raises:
+        UserError: It does not exist.
+    """
+    if name is None:
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    read_device(name)
+    return name
+
+
+def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> Boxes | None:
+    """The boxes of --boxes, if any.
+
+    Raises:
+        UserError: They cannot be used with this config, or fit none of the images.
+    """
+    if args.boxes is None:
+        return None
+    if not is_pose(cfg):
+        raise UserError("--boxes is for pose, the config is one of segmentation")
+    videos = [source.path for source in sources if source.is_video]
+    if videos:
+        raise UserError(f"--boxes is for images: run {videos[0]} without it")
+    from mmseg_tome.predict.boxes import Boxes
+
+    boxes = Boxes(args.boxes, args.box_threshold)
+    if all(boxes.of(source.path) is None for source in sources):
+        raise UserError(f"--boxes {args.boxes} lists none of the images, such as {sources[0].path}")
+    return boxes
+
+
+def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxes | None):
+    """The predictor of the config's task."""
+    from mmseg_tome import compat
+
+    task = "pose" if is_pose(cfg) else "segmentation"
+    package = "mmpose" if task == "pose" else "mmseg"
+    if not compat.has(package):
+        raise UserError(f"this config needs {package}, which is not installed here")
+    options = dict(batch_size=args.batch_size)
+    if args.opacity is not None:
+        options.update(opacity=args.opacity)
+    if task == "pose":
+        from mmseg_tome.predict.pose import PosePredictor
+
+        options.update(boxes=boxes, threshold=args.keypoint_threshold)
+        return PosePredictor(cfg, checkpoint, device, **options)
+    from mmseg_tome.predict.segmentation import SegmentationPredictor
+
+    return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
+
+
+def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> None:
+    """Let the predictor's network run as --launch and --dtype say, or as the config's tests."""
+    if args.model:
+        given = dict(launch=args.launch, dtype=args.dtype, show_merging=args.show_merging)
+        for name in (name for name, value in given.items() if value):
+            switch = f"--{name.replace('_', '-')}"
+            say(no_effect(switch, "a --model is complete, and runs on the CPU"))
+        return
+    if args.launch == "graphs" and not gpu:
+        say(no_effect("--launch graphs", NO_GPU))
+    from mmseg_tome.cli import additions, switches
+    from mmseg_tome.runtime.acceleration import accelerate
+
+    configured = additions.find_hook(cfg, "fast_inference") or {}
+    options = {key: getattr(args, key) or configured.get(key) for key in ("launch", "dtype")}
+    options = {key: value for key, value in options.items() if value}
+    if gpu or switches.half(options.get("dtype")):
+        say(accelerate(predictor.model, **options).summary)
+
+
+def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):
+    """What draws the figures of --show-merging, if they are wanted and there is something to draw.
+
+    Raises:
+        UserError: The model merges nothing at all.
+    """
+    if not args.show_merging or args.model:
+        return None
+    from mmseg_tome.cli import switches
+    from mmseg_tome.visualization.illustrator import MergingIllustrator
+    from mmseg_tome.visualization.stage_maps import Selection
+
+    if reason := switches.merges_nothing(cfg):
+        say(no_effect("--show-merging", reason))
+        return None
+    note = f"{Path(args.config).name}, {Path(checkpoint).name}"
+    alone = predictor.one_box_at_a_time() if predictor.task == "pose" else predictor
+    return MergingIllustrator(alone, cfg, note, Selection())
+
+
+def draw_merging(illustrator, item: Item, writer: ResultsWriter) -> str | None:
+    """Draw what merges in an image; the figure's path in the folder, None if there is none.
+
+    Raises:
+        NothingToDrawError: Nothing merges in this image, or nobody is in it.
+    """
+    if illustrator is None or item.frame is not None:
+        return None
+    from mmseg_tome.predict.results import MERGING
+
+    path = f"{MERGING}/{item.source.name}.png"
+    writer.note(path)
+    illustrator.draw(item, writer.folder / path)
+    return path
+
+
+def predict_all(
+    args: argparse.Namespace,
+    sources: list[Source],
+    reader: Reader,
+    predictor,
+    writer: ResultsWriter,
+    illustrator=None,
+) -> dict[Path, str]:
+    """Predict and save everything; returns what failed, why by path."""
+    import cv2
+
+    from mmseg_tome.nets.errors import ModelInputError
+    from mmseg_tome.predict.inputs import UnreadableError, batches, count
+    from mmseg_tome.predict.results import UnwritableError
+    from mmseg_tome.visualization.illustrator import NothingToDrawError
+
+    failed: dict[Path, str] = {}
+    with progress_bar(args, predictor.task, sum(map(count, sources))) as (advance, tell):
+
+        def fail(path: Path, reason: str) -> None:
+            if path not in failed:  # frames of a video fail alike
+                failed[path] = reason
+                tell(f"error: {path}: {reason}")
+
+        def read() -> Iterator[Item]:
+            for source in sources:
+                try:
+                    yield from reader.read(source)
+                except UnreadableError as error:
+                    fail(source.path, str(error))
+                    advance(1)
+
+        for batch in batches(read(), predictor.batch_size):
+            try:
+                predictions = predictor.predict(batch)
+            except (ModelInputError, cv2.error) as error:  # OpenCV's where a side shrinks to 0
+                for item in batch:
+                    fail(item.source.path, first_line(error))
+            else:
+                for item, prediction in zip(batch, predictions, strict=True):
+                    merging = None
+                    try:
+                        merging = draw_merging(illustrator, item, writer)
+                    except NothingToDrawError as error:
+                        tell(f"warning: {item.source.path}: no figure of merging: {error}")
+                    try:
+                        writer.add(item, prediction, merging)
+                    except UnwritableError as error:
+                        fail(item.source.path, str(error))
+            advance(len(batch))
+    return failed
+
+
+main = command(parse_args, infer)

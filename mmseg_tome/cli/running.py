@@ -7,9 +7,10 @@ only one of them has works where its config can take it, and is refused where it
 import argparse
 import os
 import re
+import sys
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -18,12 +19,15 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 
-from mmseg_tome.cli import additions, switches
-from mmseg_tome.config import OURS, is_pose, read_config, say
+from mmseg_tome.cli import additions, switches, terminal
+from mmseg_tome.config import OURS, is_first_process, is_pose, read_config, read_device, say
 from mmseg_tome.config_datasets import base_datasets
 from mmseg_tome.errors import DataError, UserError
 from mmseg_tome.files import only_one
 from mmseg_tome.hooks import install
+
+PLACES = ("out", "dump", "show_dir")
+"""Options that name where more is written than in the work dir."""
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -32,6 +36,8 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The file is missing or cannot be read, or an option does not fit it.
     """
+    if getattr(args, "device", None):
+        read_device("cpu" if args.device == "cpu" else "cuda")
     install()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = read_config(args)
@@ -69,12 +75,27 @@ def build_runner(cfg: Config, stages: tuple[str, ...]):
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
-def run_to_end(runner, work: Callable[[], object]) -> None:
-    """Do a runner's work, then end the processes that load its data."""
-    try:
-        work()
-    finally:
-        stop_loaders(runner)
+def run_to_end(cfg: Config, stages: tuple[str, ...], args: argparse.Namespace) -> None:
+    """Train or test, then end the processes that load the data; show what `args` ask for.
+
+    Raises:
+        UserError: As `build_runner`.
+    """
+    out, first = sys.stdout, is_first_process()
+    training = "train" in stages
+    with ExitStack() as stack:
+        if not args.verbose:
+            stack.enter_context(terminal.log_to_file(out, tables=not training))
+        runner = build_runner(cfg, stages)
+        stack.callback(stop_loaders, runner)
+        if first and not args.verbose:
+            hook = terminal.ProgressHook(out, args.quiet)
+            stack.callback(hook.stop)
+            runner.register_hook(hook, hook.priority)
+        runner.train() if training else runner.test()
+    if first:
+        given = {f"--{name.replace('_', '-')}": getattr(args, name, None) for name in PLACES}
+        print(terminal.written(runner, training, given), flush=True)
 
 
 def check_torchvision() -> None:

@@ -1,8 +1,11 @@
 """Test a segmentation or pose model: the command line of the mm tools.
 
-    python tools/test.py configs/segformerpp_fast_cityscapes.py [CHECKPOINT]
+The terminal shows progress and results; mm's own log goes to a file in the work dir.
 
-Without a checkpoint, the config's `load_from` is tested.
+Examples:
+  mmseg-tome test segformerpp_fast_cityscapes work.pth
+  mmseg-tome test segformerpp_none_cityscapes work.pth --preset hq --device cuda:1
+  mmseg-tome test my_config.py work.pth --out predictions/ --show-dir painted/
 """
 
 from __future__ import annotations
@@ -11,39 +14,42 @@ import argparse
 from collections.abc import Sequence
 
 from mmseg_tome.cli import options
-from mmseg_tome.cli.ending import run
+from mmseg_tome.cli.ending import command
 from mmseg_tome.config import check_checkpoint, is_pose
 from mmseg_tome.errors import UserError
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Test a model", allow_abbrev=False)
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", nargs="?", help="checkpoint; the config's load_from if none")
-    parser.add_argument("--tta", action="store_true", help="augment at test time (segmentation)")
-    parser.add_argument(
-        "--out",
-        help="segmentation: folder to save predictions to; pose: file to save the metrics to",
-    )
-    parser.add_argument("--dump", help="file (.pkl) to save raw predictions to")
-    parser.add_argument("--badcase", action="store_true", help="analyse bad cases (pose)")
-    options.add_common_arguments(parser)
+    """Read the command line."""
+    parser = options.Parser(__doc__, options.CONFIG, options.CHECKPOINT)
+    add = parser.add_argument
     options.add_dtype(parser)
-    return parser.parse_intermixed_args(argv)  # options may stand between config and checkpoint
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    return run(lambda: test(parse_args(argv)))
+    add("--out", metavar="PATH",
+        help="segmentation: folder to save predictions to; pose: file to save the metrics to",
+        )  # fmt: skip
+    add("--dump", metavar="FILE", help="file (.pkl) to save raw predictions to")
+    add("--tta", action="store_true", help="segmentation: augment at test time")
+    add("--badcase", action="store_true", help="pose: analyse bad cases")
+    options.add_model(parser)
+    options.add_common_arguments(parser)
+    options.add_verbosity(parser)
+    return parser.read(argv, "config", "checkpoint", required=["config"])
 
 
 def test(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+    """Do what the command line says.
+
+    Raises:
+        UserError: As `load_config` and `build_runner`, or options do not go together.
+    """
+    options.see_only(args.device)
     from mmseg_tome import compat  # noqa: F401  before anything of the mm packages
     from mmseg_tome.cli import running, switches
 
     cfg = running.load_config(args)
     switches.use_dtype(cfg, args.dtype)
+    if args.batch_size:
+        cfg.test_dataloader.batch_size = args.batch_size
     cfg.load_from = args.checkpoint or cfg.get("load_from")
     cfg.resume = False
     if not cfg.load_from:
@@ -65,8 +71,7 @@ def test(args: argparse.Namespace) -> None:
         for metric in evaluators(cfg):
             metric["output_dir"] = args.out
             metric["keep_results"] = True
-    runner = running.build_runner(cfg, ("test",))
-    running.run_to_end(runner, runner.test)
+    running.run_to_end(cfg, ("test",), args)
 
 
 def evaluators(cfg) -> list[dict]:
@@ -103,3 +108,6 @@ def use_badcase_analysis(cfg, args: argparse.Namespace) -> None:
     if not hook.get("metric"):
         by_loss = hook.get("metric_type", "loss") == "loss"
         hook.metric = cfg.model.head.loss if by_loss else evaluators(cfg)[0]
+
+
+main = command(parse_args, test)

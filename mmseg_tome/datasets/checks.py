@@ -1,7 +1,7 @@
-"""A look at data before a run: what does not fit a model ends late, or trains and scores silently.
+"""Checks of data before a run: what does not fit a model fails late, or trains without a warning.
 
 A head of 19 classes learns from 11 without a word; masks of 0 and 255 give an accuracy of 100 %,
-since 255 stands for what is not labelled; other mistakes end as "Target 6 is out of bounds", on a
+since 255 stands for what is not labelled; other misfits end as "Target 6 is out of bounds", on a
 GPU as a device-side assert.
 """
 
@@ -16,7 +16,7 @@ from mmengine.dataset import BaseDataset
 from PIL import Image
 from torch import nn
 
-from mmseg_tome.errors import DataError
+from mmseg_tome.errors import DataError, first_line
 
 FILES = ("img_path", "seg_map_path")
 """Fields of a sample that name a file."""
@@ -209,8 +209,7 @@ def _values_of(sample: dict, load, num_classes: int, ignored: int) -> set[int]:
     except KeyError:
         return set()  # a loader of another kind
     except Exception as error:  # each decoder has its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"label {path} cannot be read: {reason}") from None
+        raise DataError(f"label {path} cannot be read: {first_line(error)}") from None
     if label.ndim != 2:
         raise DataError(
             f"label {path} has {label.shape[-1]} channels: a label is a grey PNG, or one with a "

@@ -2,8 +2,7 @@
 
 from mmseg_tome.evaluation.agreement import AgreementMetric
 from mmseg_tome.evaluation.boundary_iou import BoundaryIoUMetric
-from mmseg_tome.evaluation.grouped_iou import GroupedIoUMetric
-from mmseg_tome.evaluation.iou import IoUMetric
+from mmseg_tome.evaluation.iou import GroupedIoUMetric, IoUMetric
 from mmseg_tome.evaluation.size_band_iou import SizeBandIoUMetric
 
 __all__ = [

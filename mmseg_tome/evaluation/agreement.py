@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
+from mmseg_tome.errors import UserError
 from mmseg_tome.evaluation.maps import percentages
 from mmseg_tome.registry import METRICS
 
@@ -61,9 +62,6 @@ class AgreementMetric(BaseMetric):
         predict, `[3, num_classes]`, the sum of KL over pixels, and the number of pixels.
         """
         if self.reference is None:
-            # The engine changes how checkpoints load, once imported: not on a metric's account.
-            from mmseg_tome.errors import UserError
-
             raise UserError(
                 "AgreementMetric has no unmerged reference: add "
                 "dict(type='mmseg_tome.UnmergedReferenceHook') to custom_hooks"

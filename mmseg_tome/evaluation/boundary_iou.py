@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from mmengine.evaluator import BaseMetric
 
-from mmseg_tome.evaluation.maps import class_indices, percentages, read_maps
+from mmseg_tome.evaluation.maps import class_indices, count_values, percentages, read_maps
 from mmseg_tome.registry import METRICS
 
 
@@ -73,17 +73,8 @@ class BoundaryIoUMetric(BaseMetric):
         class_indices(names, self.classes)  # a wrong name is an error here, not after the test
         for sample in data_samples:
             pred, label, void = read_maps(sample, len(names), self.ignore_index)
-            distance = max(1, round(self.dilation_ratio * math.hypot(*label.shape)))
-            of_label = boundary_strips(label, void, distance)
-            of_pred = boundary_strips(pred, void, distance)
-
-            def count(classes: np.ndarray, where: np.ndarray) -> np.ndarray:
-                # The labels that are no class come after the classes.
-                return np.bincount(classes[where], minlength=len(names))[: len(names)]
-
-            intersect = count(label, of_label & of_pred & (label == pred))
-            union = count(label, of_label) + count(pred, of_pred) - intersect
-            self.results.append(np.stack([intersect, union]))
+            strips = LabelStrips(label, void, len(names), self.dilation_ratio)
+            self.results.append(strips.count(pred))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The scores of the data set.
@@ -100,6 +91,31 @@ class BoundaryIoUMetric(BaseMetric):
             scores = np.where(wanted, intersect / union, np.nan)
         each = "boundary_IoU" if self.per_class else None
         return percentages(scores, names, "boundary_mIoU", each)
+
+
+class LabelStrips:
+    """The strips of one label, with which any number of predictions can be compared.
+
+    Args:
+        label: As `read_maps` gives it, `[H, W]`.
+        void: Its code of void pixels.
+        num_classes: Classes of the data set.
+        ratio: Width of the strips over the image's diagonal.
+    """
+
+    def __init__(self, label: np.ndarray, void: int, num_classes: int, ratio: float) -> None:
+        self.label, self.void, self.num_classes = label, void, num_classes
+        self.distance = max(1, round(ratio * math.hypot(*label.shape)))
+        self.strips = boundary_strips(label, void, self.distance)
+        self.pixels = count_values(label, self.strips, num_classes)
+
+    def count(self, pred: np.ndarray) -> np.ndarray:
+        """Intersection and union of each class, `[2, num_classes]`; `pred` is as the label is."""
+        strips = boundary_strips(pred, self.void, self.distance)
+        both = self.strips & strips & (self.label == pred)
+        intersect = count_values(self.label, both, self.num_classes)
+        predicted = count_values(pred, strips, self.num_classes)
+        return np.stack([intersect, self.pixels + predicted - intersect])
 
 
 def boundary_strips(classes: np.ndarray, void: int, distance: int) -> np.ndarray:

@@ -1,18 +1,26 @@
-"""mmseg's IoUMetric without a wait for the GPU at every image."""
+"""mmseg's IoUMetric without a wait for the GPU at every image, and IoU of groups of classes."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from mmseg.evaluation import IoUMetric as StockIoUMetric
 from torch import Tensor
 
+from mmseg_tome.evaluation.maps import class_indices
 from mmseg_tome.registry import METRICS
 
 AHEAD = 2
 """Batches that the host may be ahead of the GPU: more would only take memory."""
+
+THIN_CLASSES = (
+    *("pole", "traffic light", "traffic sign"),
+    *("person", "rider", "motorcycle", "bicycle"),
+)
 
 
 @METRICS.register_module()
@@ -75,6 +83,68 @@ class IoUMetric(StockIoUMetric):
         intersect, predicted = histogram(label, right), histogram(pred_label, counts)
         labelled = histogram(label, counts)
         return intersect, predicted + labelled - intersect, predicted, labelled
+
+
+@METRICS.register_module()
+class GroupedIoUMetric(IoUMetric):
+    """mmseg's IoUMetric, plus `IoU.<class>` and `mIoU.<group>`, all in percent.
+
+    A class that is in neither the labels nor the predictions has no IoU: it has no entry of its own
+    and does not count in the mean of its group, nor does it in mmseg's mIoU. With `nan_to_num` it
+    counts as that number, as in mmseg.
+
+    Args:
+        groups: Classes of each group by their names in the data set, e.g. `{"thin": ["pole"]}`. By
+            default the group `thin` of those `THIN_CLASSES` that the data set has.
+        **kwargs: As for `IoUMetric`.
+
+    Raises:
+        ValueError: A group is empty or names a class that the data set does not have (raised with
+            the first batch).
+    """
+
+    def __init__(self, *args, groups: Mapping[str, Sequence[str]] | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = groups
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Count one batch; a wrong group is an error here, not after the whole test."""
+        self._members()
+        super().process(data_batch, data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """mmseg's metrics, then those of classes and groups.
+
+        Args:
+            results: Per image a tuple of four histograms [num_classes]: intersection, union,
+                predicted and labelled pixels, as `IoUMetric.process` collects them.
+        """
+        members = self._members()
+        metrics = super().compute_metrics(results)
+        if not results or self.format_only:
+            return metrics
+        areas = [sum(column) for column in zip(*results, strict=True)]
+        iou = self.total_area_to_metrics(*areas, ["mIoU"], self.nan_to_num)["IoU"] * 100
+        for name, value in zip(self.dataset_meta["classes"], iou.tolist(), strict=True):
+            if not math.isnan(value):
+                metrics[f"IoU.{name}"] = round(value, 2)
+        for group, indices in members.items():
+            values = iou[indices]
+            if not np.isnan(values).all():
+                metrics[f"mIoU.{group}"] = round(float(np.nanmean(values)), 2)
+        return metrics
+
+    def _members(self) -> dict[str, list[int]]:
+        """Indices of the classes of each group."""
+        classes = self.dataset_meta["classes"]
+        groups = self.groups
+        if groups is None:
+            thin = [name for name in THIN_CLASSES if name in classes]
+            groups = {"thin": thin} if thin else {}
+        return {
+            group: class_indices(classes, names, f"group {group!r}")
+            for group, names in groups.items()
+        }
 
 
 def _on_cpu(results: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 
 
 class Maps(NamedTuple):
-    """Prediction and label of one image.
+    """Prediction and label of one image, unsigned integers `[H, W]`.
 
-    Attributes:
-        pred: Predicted classes, unsigned integers `[H, W]`; `void` where the label is void.
-        label: Labelled classes, the same type and size; `num_classes` stands for every label that
-            is neither a class nor void.
-        void: The code of void pixels, the largest value of the type.
+    In the label, `num_classes` stands for whatever is neither a class nor void.
     """
 
-    pred: np.ndarray
+    pred: np.ndarray  # `void` where the label is void
     label: np.ndarray
-    void: int
+    void: int  # the code of void pixels, the largest value of the type
 
 
 def read_maps(sample: Mapping, num_classes: int, ignore_index: int = 255) -> Maps:
@@ -60,19 +57,38 @@ def read_maps(sample: Mapping, num_classes: int, ignore_index: int = 255) -> Map
     return Maps(codes(pred), codes(label), void)
 
 
-def class_indices(classes: Sequence[str], wanted: Sequence[str] | None) -> list[int]:
+def class_indices(
+    classes: Sequence[str], wanted: Sequence[str] | None, what: str = "`classes`"
+) -> list[int]:
     """Indices of the `wanted` classes of a data set; None wants all.
 
     Raises:
-        ValueError: `wanted` is empty or names a class that the data set does not have.
+        ValueError: `wanted` is empty or names a class that the data set does not have; begins with
+            `what`.
     """
     if wanted is None:
         return list(range(len(classes)))
     unknown = [name for name in wanted if name not in classes]
     if unknown or not wanted:
         problem = f"names {unknown}" if unknown else "is empty"
-        raise ValueError(f"`classes` {problem}; this data set has: " + ", ".join(classes))
+        raise ValueError(
+            f"{what} {problem}; the classes of this data set are: {', '.join(classes)}"
+        )
     return [list(classes).index(name) for name in wanted]
+
+
+def count_values(values: np.ndarray, where: np.ndarray, number: int) -> np.ndarray:
+    """How often each of 0 to `number - 1` is among the values in a mask, `[number]`.
+
+    Args:
+        values: Unsigned integers or int32 `[H, W]`; others than those counted may occur.
+        where: The mask, bool `[H, W]`.
+        number: How many values are counted.
+    """
+    if values.dtype in (np.uint8, np.uint16):  # OpenCV is five times as fast
+        mask = where.view(np.uint8)
+        return cv2.calcHist([values], [0], mask, [number], [0, number]).ravel().astype(int)
+    return np.bincount(values[where], minlength=number)[:number]
 
 
 def percentages(

@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
+from mmengine import fileio
 from mmengine.evaluator import BaseMetric
 
-from mmseg_tome.evaluation.maps import class_indices, percentages, read_maps
-from mmseg_tome.evaluation.objects import count_objects, instance_path, read_instances
+from mmseg_tome.evaluation.maps import class_indices, count_values, percentages, read_maps
 from mmseg_tome.registry import METRICS
 
 COCO_BANDS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, None)}
 """Sizes in pixels, from the first up to below the second; None is no limit."""
+
+CITYSCAPES_TRAIN_IDS = {
+    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9,
+    23: 10, 24: 11, 25: 12, 26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
+}  # fmt: skip
+"""Class index in training (train id) by Cityscapes' label id, as in cityscapesScripts."""
+
+PER_CLASS = 1000
+"""An instance's pixels hold label id * 1000 + number; below, there is a label id alone."""
+
+TOLERANCE = 0.1
+"""Part of the numbered pixels that may be of another class than the label says: redrawn or resized
+maps differ along contours, maps of other classes everywhere."""
 
 
 @METRICS.register_module()
@@ -102,26 +115,8 @@ class SizeBandIoUMetric(BaseMetric):
             if self.instance_suffix is not None:
                 path = instance_path(sample["seg_map_path"], self.instance_suffix)
                 instances = read_instances(path, label, void)
-            counts = np.zeros((len(names), len(self.bands) + 1, 3))
-            stray = np.zeros(len(names))
-            for c in wanted:
-                predicted, mask = pred == c, label == c
-                hit = predicted & mask
-                false = np.count_nonzero(predicted) - np.count_nonzero(hit)
-                x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
-                if not w:
-                    stray[c] = false
-                    continue
-                box = np.s_[y : y + h, x : x + w]
-                area, hits = count_objects(
-                    np.ascontiguousarray(mask[box]),
-                    hit[box],
-                    None if instances is None else instances[box],
-                )
-                band = self._bands_of(area)
-                for column, values in enumerate((area, hits, false * (area / area.sum()))):
-                    counts[c, :, column] = np.bincount(band, values, len(self.bands) + 1)
-            self.results.append((counts, stray))
+            objects = LabelObjects(label, void, self.bands, len(names), wanted, instances)
+            self.results.append(objects.count(pred)[1:])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The scores of the data set.
@@ -144,12 +139,161 @@ class SizeBandIoUMetric(BaseMetric):
                 metrics.update(percentages(scores[:, b], names, f"{mean}.{band}", each))
         return metrics
 
-    def _bands_of(self, area: np.ndarray) -> np.ndarray:
-        """Index of each object's band; one beyond the last for objects in none."""
-        band = np.full(len(area), len(self.bands))
-        for b, (low, high) in enumerate(self.bands.values()):
-            band[(area >= low) & (area < high)] = b
-        return band
+
+class LabelObjects:
+    """The objects of one label, with which any number of predictions can be compared.
+
+    Args:
+        label: As `read_maps` gives it, `[H, W]`.
+        void: Its code of void pixels.
+        bands: Sizes in pixels of each band, from the first up to below the second.
+        num_classes: Classes of the data set.
+        wanted: Indices of the classes to look at; None for all.
+        instances: Number of the instance that a pixel belongs to, from 1, and 0 for none, int32
+            `[H, W]`; pixels of no instance are split into 8-connected regions.
+
+    Attributes:
+        pixels: Labelled pixels of each class, `[num_classes]`.
+        areas: Pixels of each object, `[objects]`.
+        classes: Class of each object, `[objects]`.
+    """
+
+    def __init__(
+        self,
+        label: np.ndarray,
+        void: int,
+        bands: Mapping[str, tuple[float, float]],
+        num_classes: int,
+        wanted: Sequence[int] | None = None,
+        instances: np.ndarray | None = None,
+    ) -> None:
+        self.label, self.valid = label, label != void
+        self.num_classes, self.num_bands = num_classes, len(bands) + 1  # the last: in no band
+        self.pixels = count_values(label, self.valid, num_classes)
+        self.looked_at = np.isin(
+            np.arange(num_classes), range(num_classes) if wanted is None else wanted
+        )
+        numbers = np.zeros(label.shape, np.int32)  # of the objects of all classes, from 1
+        areas, classes = [np.zeros(0, int)], [np.zeros(0, int)]
+        first = 1
+        for c in np.flatnonzero((self.pixels > 0) & self.looked_at):
+            mask = label == c
+            x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+            box = np.s_[y : y + h, x : x + w]
+            mask = np.ascontiguousarray(mask[box])
+            found = number_objects(mask, None if instances is None else instances[box])
+            areas.append(np.bincount(found[mask])[1:])
+            classes.append(np.full(len(areas[-1]), c))
+            numbers[box][mask] = found[mask] + (first - 1)
+            first += len(areas[-1])
+        self.numbers = numbers.astype(np.uint16) if first <= 2**16 else numbers
+        self.areas, self.classes = np.concatenate(areas), np.concatenate(classes)
+        band = np.full(len(self.areas), len(bands))
+        for b, (low, high) in enumerate(bands.values()):
+            band[(self.areas >= low) & (self.areas < high)] = b
+        self.cells = self.classes * self.num_bands + band
+
+    def hits(self, pred: np.ndarray) -> np.ndarray:
+        """Pixels of each object that are predicted as its class, `[objects]`."""
+        return count_values(self.numbers, pred == self.label, len(self.areas) + 1)[1:]
+
+    def count(self, pred: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Compare with a prediction, which is as the label is.
+
+        Returns:
+            Intersection and predicted pixels of each class, `[2, num_classes]`; GT, TP and FP of
+            each class and band, `[num_classes, bands + 1, 3]`; FP of classes that are labelled
+            nowhere, `[num_classes]`.
+        """
+        hits = self.hits(pred)
+        intersect = np.bincount(self.classes, hits, self.num_classes)
+        predicted = count_values(pred, self.valid, self.num_classes)
+        false = np.where(self.looked_at, predicted - intersect, 0.0)
+        shares = (false / np.maximum(self.pixels, 1))[self.classes] * self.areas
+        counts = np.stack(
+            [
+                np.bincount(self.cells, values, self.num_classes * self.num_bands)
+                for values in (self.areas, hits, shares)
+            ],
+            axis=-1,
+        ).reshape(self.num_classes, self.num_bands, 3)
+        return np.stack([intersect, predicted]), counts, np.where(self.pixels == 0, false, 0.0)
+
+
+def number_objects(mask: np.ndarray, instances: np.ndarray | None = None) -> np.ndarray:
+    """Number the objects of one class from 1, without gaps; 0 where there is none.
+
+    Args:
+        mask: Labelled pixels of the class, bool `[H, W]`.
+        instances: As for `LabelObjects`.
+
+    Returns:
+        Integers `[H, W]`.
+    """
+    loose = mask if instances is None else mask & (instances == 0)
+    regions, numbers = cv2.connectedComponents(loose.view(np.uint8), connectivity=8)
+    if instances is None:
+        return numbers  # region 0 is the background
+    numbers = np.where(mask & (instances > 0), instances + (regions - 1), numbers)
+    numbers[mask] = np.unique(numbers[mask], return_inverse=True)[1].ravel() + 1
+    return numbers
+
+
+def instance_path(seg_map_path: str, suffix: tuple[str, str]) -> str:
+    """Name of the file with the instance ids that belong to a label's file.
+
+    Args:
+        seg_map_path: The label's file.
+        suffix: Part of its name, and what stands there in the other name.
+
+    Raises:
+        ValueError: The label's file does not have that part.
+    """
+    head, found, tail = seg_map_path.rpartition(suffix[0])
+    if not found:
+        raise ValueError(f"instance_suffix: there is no {suffix[0]!r} in {seg_map_path}")
+    return head + suffix[1] + tail
+
+
+def read_instances(path: str, label: np.ndarray, void: int) -> np.ndarray:
+    """Read Cityscapes' instance ids (`*_gtFine_instanceIds.png`).
+
+    Args:
+        path: The file, 16 bits a pixel: label id * 1000 + number, or a label id without instance.
+        label: The image's label in train ids, `[H, W]`.
+        void: What void pixels hold in `label`.
+
+    Returns:
+        Number of each pixel's instance within its class, from 1; 0 for none, and where the class is
+        not the label's; int32 `[H, W]`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, has another size, or says other classes than the label, beyond
+            `TOLERANCE`.
+    """
+    try:
+        data = fileio.get(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} does not exist; without instance ids leave instance_suffix out, then "
+            "connected regions count as objects"
+        ) from None
+    ids = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if ids is None or ids.shape != label.shape:
+        found = "no image" if ids is None else f"{list(ids.shape)}, the label {list(label.shape)}"
+        raise ValueError(f"{path} is {found}")
+    train_ids = np.full(np.iinfo(np.uint16).max // PER_CLASS + 1, void, label.dtype)
+    train_ids[list(CITYSCAPES_TRAIN_IDS)] = list(CITYSCAPES_TRAIN_IDS.values())
+    has_number = (ids >= PER_CLASS) & (label != void)
+    same = has_number & (train_ids[ids // PER_CLASS] == label)
+    differing, numbered = np.count_nonzero(has_number & ~same), np.count_nonzero(has_number)
+    if differing > TOLERANCE * numbered:
+        raise ValueError(
+            f"{path} says another class than the label at {differing} of {numbered} pixels: "
+            "instance_suffix is for labels in Cityscapes' train ids"
+        )
+    return np.where(same, ids % PER_CLASS + 1, 0).astype(np.int32)
 
 
 def _check_bands(bands: Mapping[str, Sequence[float | None]]) -> dict[str, tuple[float, float]]:

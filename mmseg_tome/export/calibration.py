@@ -1,4 +1,4 @@
-"""What the network of an exported file is given when pictures run through the file's own config."""
+"""Calibration data of INT8: the network's inputs for images that run through a file's config."""
 
 from collections.abc import Sequence
 from pathlib import Path

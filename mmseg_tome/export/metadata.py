@@ -1,4 +1,4 @@
-"""What the reader of an exported file has to know, kept inside of it as named strings."""
+"""Metadata of an exported file: all that is needed to run it, as named JSON strings in it."""
 
 import json
 from dataclasses import dataclass, field, fields
@@ -90,7 +90,7 @@ class Metadata:
             raise UserError(problem + str(error).split(":")[0]) from None
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """An image as the network takes it, for whoever runs a file by this metadata alone.
+        """An image as the network takes it, for running a file by this metadata alone.
 
         Resized to fit into the input with its aspect ratio, normalised, filled up.
 

@@ -80,7 +80,7 @@ def _name_used_operators(model) -> None:
 
 
 class _Reader:
-    """Hands ONNX Runtime one image after the other."""
+    """ONNX Runtime's calibration data: one image after the other."""
 
     def __init__(self, images: Iterable[np.ndarray]):
         self._images: Iterator[np.ndarray] = iter(images)

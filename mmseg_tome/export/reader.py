@@ -1,8 +1,7 @@
-"""Exported files in the place of a config's network, for `tools/infer.py --model`.
+"""Exported files as the network of a config, for `tools/infer.py --model`.
 
-All but the network stays what it is: mmseg and mmpose pre-process, decode and resize back by the
-parts of the config that the file carries. Its backbone is the file; its head hands on what comes
-out of that.
+mmseg and mmpose pre-process, decode and resize back by the parts of the config in the file's
+metadata. The backbone runs the file; the head returns its output.
 """
 
 import functools
@@ -88,7 +87,7 @@ if compat.has("mmseg"):
 
     @MODELS.register_module()
     class ExportedDecodeHead(BaseDecodeHead):
-        """Hands on the logits that an exported file gave.
+        """Returns the logits of an exported file.
 
         Args:
             num_classes: Number of classes.

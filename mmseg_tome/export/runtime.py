@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.export.metadata import INPUT, Metadata
 from mmseg_tome.export.requirements import require
 
@@ -44,7 +44,7 @@ class OnnxNetwork:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # pybind's classes, which have no common public base
-            raise UserError(f"{path} cannot be run by ONNX Runtime: {_line(error)}") from None
+            raise UserError(f"{path} cannot be run by ONNX Runtime: {first_line(error)}") from None
         strings = self.session.get_modelmeta().custom_metadata_map
         self.metadata = Metadata.from_strings(strings, str(path))
 
@@ -70,7 +70,7 @@ class TorchNetwork:
         try:
             program = torch.export.load(path, extra_files=strings)
         except Exception as error:  # of zip archives, of JSON, of torch
-            raise UserError(f"{path} cannot be read by torch.export: {_line(error)}") from None
+            raise UserError(f"{path} cannot be read by torch.export: {first_line(error)}") from None
         self.metadata = Metadata.from_strings(strings, str(path))
         self.module = program.module()
 
@@ -102,7 +102,3 @@ def _by_one(run, images: np.ndarray, dynamic: bool) -> np.ndarray:
     if dynamic or len(images) == 1:
         return run(images)
     return np.concatenate([run(images[i : i + 1]) for i in range(len(images))])
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

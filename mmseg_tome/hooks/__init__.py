@@ -1,7 +1,7 @@
-"""Every hook, and what else mmengine calls around a model: the only room that it calls into.
+"""All that mmengine calls around a model: hooks, the optimizer's constructor, collation.
 
 Importing this, by hand, in a config's `custom_imports` or by naming one of its classes in a config,
-makes checkpoints of this process safe and whole: see `install`.
+installs safe reading and atomic writing of checkpoints in this process: see `install`.
 """
 
 from mmseg_tome import compat
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def install() -> None:
-    """Let mmengine read checkpoints safely, write files whole and find the mm packages' configs."""
+    """Make mmengine read checkpoints safely, write files atomically and find the mm configs."""
     loading.install()
     install_whole_files()
     compat.name_packages()

@@ -1,4 +1,4 @@
-"""A hook that decides before a run where a model merges, and says so if merging does not pay."""
+"""A hook that calibrates models with the `-auto` suffix, and warns where merging does not pay."""
 
 import copy
 import json
@@ -174,7 +174,7 @@ def _precision(runner: Runner, mode: str):
 
 
 def _read(plain: object, place: str) -> Iterator[Calibration]:
-    """Decisions from plain values; what is none is left out, and the log says so."""
+    """Decisions from plain values; invalid ones are left out, and the log says so."""
     if plain is None:
         return
     for entry in plain if isinstance(plain, Iterable) else [plain]:

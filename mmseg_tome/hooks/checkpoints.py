@@ -4,8 +4,6 @@ mmengine writes a checkpoint under its final name, and with `max_keep_ckpts` rem
 before that: a training that is killed meanwhile leaves half a file, or none.
 """
 
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -16,7 +14,8 @@ from mmengine.runner import BaseLoop, Runner
 
 from mmseg_tome.checkpoints.fitting import fitting_state, holding, mismatch, wanted
 from mmseg_tome.checkpoints.loading import trusts_checkpoints
-from mmseg_tome.errors import CheckpointError, UserError
+from mmseg_tome.errors import CheckpointError
+from mmseg_tome.files import replacing
 from mmseg_tome.hooks.optimizer import adapt_optimizer_state
 from mmseg_tome.registry import HOOKS
 
@@ -74,17 +73,8 @@ class WholeFilesBackend(LocalBackend):
         Raises:
             UserError: It cannot be written.
         """
-        path = Path(filepath)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(filepath)) as temporary:
             temporary.write_bytes(obj)
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def install_whole_files() -> None:

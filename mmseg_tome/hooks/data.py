@@ -1,7 +1,7 @@
-"""Data of a run: looked through before it, not in the middle of it from within a worker; pinned.
+"""Data of a run: checked before it begins, and pinned.
 
-torch pins what lies in dicts, lists and tuples; pixel labels and heatmaps lie inside mmengine's
-data samples, which it passes over.
+torch pins tensors in dicts, lists and tuples; pixel labels and heatmaps are inside mmengine's data
+samples, which it does not look into.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -22,8 +22,29 @@ from mmseg_tome.runtime.acceleration import (
 from mmseg_tome.runtime.graphs import MAX_SHAPES, install, release
 
 
+class _Restoring(Hook):
+    """Attributes that are set for a while."""
+
+    def __init__(self):
+        self._attributes: list[tuple] = []
+
+    def _set(self, owner, name: str, value) -> None:
+        before = getattr(owner, name, value)  # a preprocessor of the user's own may lack it
+        if before != value:  # else it is left to what set it, which may be a second hook
+            self._attributes.append((owner, name, before))
+            setattr(owner, name, value)
+
+    def _do_not_wait_for_copies(self, network: nn.Module) -> None:
+        """Copies from pinned memory need not be waited for."""
+        self._set(getattr(network, "data_preprocessor", None), "_non_blocking", True)
+
+    def _restore(self) -> None:
+        while self._attributes:
+            setattr(*self._attributes.pop())
+
+
 @HOOKS.register_module()
-class FastInferenceHook(Hook):
+class FastInferenceHook(_Restoring):
     """Run the network of tests and validations by CUDA graphs, in half precision if that is wanted.
 
     Our configs have it as `default_hooks.fast_inference`. Results stay as they are, but for half
@@ -47,13 +68,13 @@ class FastInferenceHook(Hook):
         enabled: bool = True,
         graphs: bool = True,
     ):
+        super().__init__()
         check_launch(launch)
         self.launch = launch if graphs else "eager"
         self.dtype = dtype
         self.max_shapes = max_shapes
         self.enabled = enabled
         self._acceleration: Acceleration | None = None
-        self._attributes: list[tuple] = []
 
     def before_test(self, runner: Runner) -> None:
         """Accelerate the model, once its weights are loaded."""
@@ -81,30 +102,22 @@ class FastInferenceHook(Hook):
         self._acceleration = accelerate(network, **options)
         notes = [f"{what}: {self._acceleration.summary}"]
         if next(network.parameters()).is_cuda:
-            # Copies from pinned memory need not be waited for.
-            self._set(getattr(network, "data_preprocessor", None), "_non_blocking", True)
+            self._do_not_wait_for_copies(network)
             if hasattr(network, "labels_only"):
                 reason = wants_logits(runner)
                 self._set(network, "labels_only", reason is None)
                 notes.append(f"scores at full size for {reason}" if reason else "labels alone")
         print_log("; ".join(notes), "current")
 
-    def _set(self, owner, name: str, value) -> None:
-        before = getattr(owner, name, value)  # a preprocessor of the user's own may lack it
-        if before != value:  # else it is left to whoever set it, which may be a second hook
-            self._attributes.append((owner, name, before))
-            setattr(owner, name, value)
-
     def _stop(self) -> None:
-        while self._attributes:
-            setattr(*self._attributes.pop())
+        self._restore()
         if self._acceleration is not None:
             self._acceleration.restore()
             self._acceleration = None
 
 
 @HOOKS.register_module()
-class FastTrainingHook(Hook):
+class FastTrainingHook(_Restoring):
     """Run the backbone's forward and backward passes in training by CUDA graphs.
 
     Our configs have it as `default_hooks.fast_training`. A training step of a B5 launches thousands
@@ -120,10 +133,10 @@ class FastTrainingHook(Hook):
     """
 
     def __init__(self, launch: str = "auto", enabled: bool = True):
+        super().__init__()
         check_launch(launch)
         self.launch = launch
         self.enabled = enabled
-        self._preprocessor: nn.Module | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Let the backbone run by graphs."""
@@ -136,20 +149,14 @@ class FastTrainingHook(Hook):
         how = "by CUDA graphs" if reason is None else f"eagerly ({reason})"
         print_log(f"training: the backbone runs {how}", "current")
         if next(network.parameters()).is_cuda:
-            # Copies from pinned memory need not be waited for.
-            preprocessor = getattr(network, "data_preprocessor", None)
-            if not getattr(preprocessor, "_non_blocking", True):
-                preprocessor._non_blocking = True
-                self._preprocessor = preprocessor
+            self._do_not_wait_for_copies(network)
 
     def after_train(self, runner: Runner) -> None:
         """Let the backbone run as before."""
         network = unwrap(runner.model)
         if hasattr(network, "backbone"):
             release(network.backbone, "training")
-        if self._preprocessor is not None:
-            self._preprocessor._non_blocking = False
-            self._preprocessor = None
+        self._restore()
 
 
 def why_not_captured(model: nn.Module) -> str | None:

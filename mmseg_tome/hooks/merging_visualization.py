@@ -11,9 +11,12 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.registry import HOOKS
 from mmseg_tome.runtime.acceleration import unwrap
 from mmseg_tome.visualization.capture import Pass, record_passes
-from mmseg_tome.visualization.selection import Selection
-from mmseg_tome.visualization.stage_maps import network_image, read_stages
-from mmseg_tome.visualization.stage_picture import stage_picture
+from mmseg_tome.visualization.stage_maps import (
+    Selection,
+    network_image,
+    read_stages,
+    stage_picture,
+)
 
 
 @HOOKS.register_module()

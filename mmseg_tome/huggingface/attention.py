@@ -255,7 +255,7 @@ def unmerge_weights(weights: Tensor, q_slots: SlotMap, kv_slots: SlotMap) -> Ten
     """
     batch, heads = weights.shape[:2]
     tokens = kv_slots.slot.shape[1]
-    if kv_slots.num_slots < tokens:
+    if not kv_slots.is_identity():
         each = torch.eye(tokens, dtype=weights.dtype, device=weights.device)
         means = kv_slots.merge(each.expand(batch, -1, -1))  # [B, K, L]: the merging as a matrix
         weights = weights @ means[:, None]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import nn
 
 from mmseg_tome.huggingface.attention import FlatAttention, NestedAttention, SegformerAttention
+from mmseg_tome.huggingface.mixing import ModelError
 
 ENCODER = "SegformerModel"
 MODELS = f"{ENCODER}, SegformerForSemanticSegmentation or SegformerForImageClassification"
@@ -29,12 +30,12 @@ def find_encoders(model: nn.Module) -> list[list[Stage]]:
     """The stages of every SegFormer encoder in a model.
 
     Raises:
-        TypeError: There is none, or it is built in a way that is not known here.
+        ModelError: There is none, or it is built in a way that is not known here.
     """
     modules = model.modules() if isinstance(model, nn.Module) else ()
     encoders = [module for module in modules if _is_encoder(module)]
     if not encoders:
-        raise TypeError(
+        raise ModelError(
             f"merging can be applied to a {MODELS} of transformers, or to a module that holds one; "
             f"got {_describe(model)}"
         )
@@ -54,12 +55,12 @@ def layout_of(attention: nn.Module) -> type[SegformerAttention]:
     """The mixin that fits an attention module.
 
     Raises:
-        TypeError: None does.
+        ModelError: None does.
     """
     for mixin in (FlatAttention, NestedAttention):
         if all(_has(attention, name) for name in mixin.NEEDS):
             return mixin
-    raise TypeError(
+    raise ModelError(
         f"the layers of this {type(attention).__name__} are not those of the SegFormer in "
         f"transformers {KNOWN}"
     )
@@ -71,7 +72,7 @@ def _stages(encoder: nn.Module) -> list[Stage]:
     if _has(encoder, "encoder.block"):
         inner = encoder.encoder
         return [Stage([b.attention for b in blocks], inner) for blocks in inner.block]
-    raise TypeError(
+    raise ModelError(
         f"this {type(encoder).__name__} has no stages as the SegFormer in transformers {KNOWN} has"
     )
 

@@ -1,12 +1,18 @@
 """Give one module another forward, and take it back: its class is exchanged, nothing else.
 
 So its parameters, names, hooks and place in the model stay, `isinstance` of its own class holds,
-and whoever looks for the class by name, as `accelerate` and FSDP do, finds it.
+and tools that look for the class by name, as `accelerate` and FSDP do, find it.
 """
 
 import functools
 
 from torch import nn
+
+from mmseg_tome.errors import UserError
+
+
+class ModelError(UserError, TypeError):
+    """A model whose merging cannot be switched on or off."""
 
 
 class Mixin:
@@ -29,13 +35,13 @@ def take_out(module: nn.Module) -> None:
 
 
 def check_untouched(module: nn.Module) -> None:
-    """Raise TypeError if others gave the module another forward, or another class after `mix_in`.
+    """Raise ModelError if others gave the module another forward, or another class after `mix_in`.
 
     Neither could be told apart from ours: what calls the forward of before would go on calling it.
     """
     other_class = isinstance(module, Mixin) and "is_mixed" not in vars(type(module))
     if other_class or "forward" in vars(module):
-        raise TypeError(
+        raise ModelError(
             f"something else, like accelerate's device_map, changed the forward of a "
             f"{type(module).__name__}: apply or remove merging before that, or undo it first"
         )

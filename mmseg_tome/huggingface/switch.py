@@ -7,7 +7,7 @@ from torch import nn
 
 from mmseg_tome.huggingface.attention import OpensPass
 from mmseg_tome.huggingface.layouts import Stage, find_encoders, layout_of
-from mmseg_tome.huggingface.mixing import Mixin, check_untouched, mix_in, take_out
+from mmseg_tome.huggingface.mixing import Mixin, ModelError, check_untouched, mix_in, take_out
 from mmseg_tome.merging import StageMerging, parse_without_auto
 from mmseg_tome.merging.attention import let_merge
 
@@ -31,11 +31,11 @@ def apply_merging(model: Model, tome_cfg: str | Mapping | Sequence | None) -> Mo
         The model, or the pipeline.
 
     Raises:
-        TypeError: The model has no SegFormer of `transformers` in it, or another tool, such as
+        ModelError: The model has no SegFormer of `transformers` in it, or another tool, such as
             accelerate, replaced the forward of its attention.
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read, or does not fit the model.
     """
-    encoders = find_encoders(_module_of(model))
+    encoders = find_encoders(module_of(model))
     plans = [_plan(encoder, tome_cfg) for encoder in encoders]
     changes = {module: mixin for mixins, _ in plans for module, mixin in mixins.items()}
     for module in changes:
@@ -59,11 +59,11 @@ def remove_merging(model: Model) -> Model:
         The model, or the pipeline.
 
     Raises:
-        TypeError: It is neither, or another tool changed it after merging was applied.
+        ModelError: It is neither, or another tool changed it after merging was applied.
     """
-    owner = _module_of(model)
+    owner = module_of(model)
     if not isinstance(owner, nn.Module):
-        raise TypeError(
+        raise ModelError(
             f"merging can be removed from a torch.nn.Module or a pipeline, got {model!r}"
         )
     merged = [module for module in owner.modules() if isinstance(module, Mixin)]
@@ -76,7 +76,7 @@ def remove_merging(model: Model) -> Model:
     return model
 
 
-def _module_of(model: object) -> object:
+def module_of(model: object) -> object:
     """The module that a pipeline runs; anything else as it is."""
     inner = getattr(model, "model", None)
     return inner if isinstance(inner, nn.Module) and not isinstance(model, nn.Module) else model

@@ -23,9 +23,8 @@ Grid = tuple[int, int]
 class PassGrid(tuple):
     """A grid (H, W) of one forward pass, with the slot maps that blocks share in this pass.
 
-    What travels with the grid, from a stage's patch embedding to each of its blocks, need not be
-    kept in modules, where threads, and blocks that are recomputed for their gradient, would take
-    one another's.
+    State that travels with the grid need not be kept in modules, where it would be shared by
+    threads and by blocks recomputed for their gradient.
 
     Attributes:
         slots: The slot map of each group of mergers, filled by the first of them that runs.

@@ -8,8 +8,8 @@ A `tome_cfg` is None (no merging), the name of a preset, or a list with one dict
 Modes are those of `merging.strategies`: bsm, tome, n2d, n1d, local and none; the authors' form
 knows bsm, n2d and n1d.
 
-Either form may add `reuse=k`: only every k-th block of the stage matches, the k - 1 after it merge
-by the same slot maps. The paper matches in every block, which is `reuse=1`, the default.
+Either form may add `reuse=k`: every k-th block of the stage matches, the next k - 1 reuse its slot
+maps. The paper matches in every block: `reuse=1`, the default.
 
 `proportional=True` beside them lets a merged key count for as many keys as it stands for in
 attention (ToMe, arXiv 2210.09461, section 3.2). SegFormer++ counts each merged key once, which is
@@ -17,8 +17,7 @@ the default.
 
 `"<preset>-auto"`, or `dict(auto=<any of the above>)`, merges a stage only where that saves time.
 
-"none" may stand wherever None may, of a stage, of queries, of keys and values: command lines and
-YAML have no other word for it.
+"none" is accepted wherever None is (stage, queries, keys and values), for command lines and YAML.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,10 +30,10 @@ from mmseg_tome.merging.strategies import STRATEGIES, MergingStrategy
 from mmseg_tome.merging.strategies.identity import Identity
 
 AUTO = "-auto"
-"""Ending of a preset's name by which stages merge only where that saves time."""
+"""Suffix of a preset's name: merge only in stages where that saves time."""
 
 NONE = "none"
-"""What None may be called."""
+"""Alias of None."""
 
 SEQUENCES = ("q", "kv")
 """What a stage can merge: the queries, the keys and values."""
@@ -64,7 +63,7 @@ class StageMerging(NamedTuple):
 
 
 def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequence | None, bool]:
-    """Take the wish for automatic choice off a `tome_cfg`: what is left, and whether it was there.
+    """Split `-auto`, or `dict(auto=...)`, off a `tome_cfg`: the rest, and whether it was there.
 
     Raises:
         TomeConfigError: A dict that is not `dict(auto=...)`.
@@ -86,7 +85,7 @@ def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list
 
     Args:
         tome_cfg: None, a preset's name, or one dict per stage (see the module's docstring). The
-            wish for automatic choice changes nothing here, see `split_auto`.
+            `-auto` suffix is ignored here, see `split_auto`.
         num_stages: Number of stages of the backbone.
 
     Raises:
@@ -122,7 +121,7 @@ def parse_without_auto(
     """`parse_tome_cfg` for a backbone that cannot choose by time where to merge.
 
     Raises:
-        TomeConfigError: As there, and where automatic choice is wished for.
+        TomeConfigError: As there, and for the `-auto` suffix.
     """
     if split_auto(tome_cfg)[1]:
         raise TomeConfigError(

@@ -9,7 +9,7 @@ import torch
 from mmseg_tome.ops.backend import current_export, is_compiling, is_faked, is_transformed
 
 MAX_GRIDS = 256
-"""Entries each cached function keeps, the least recently used going first."""
+"""Entries of each cached function; the least recently used is evicted."""
 
 _keepers: list[dict[int, object]] = []
 
@@ -18,8 +18,8 @@ _keepers: list[dict[int, object]] = []
 def keep_index_maps() -> Iterator[dict[int, object]]:
     """Collect whatever is looked up inside the context, by any thread.
 
-    A CUDA graph reads the maps of its capture from their memory for as long as it lives; a cache
-    may drop them before.
+    A CUDA graph reads the maps of its capture from memory as long as it lives; the cache may evict
+    them before.
 
     Yields:
         The values by their identity. Holding it holds them.

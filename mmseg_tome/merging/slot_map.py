@@ -32,7 +32,7 @@ class SlotMap(NamedTuple):
     windows: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     def is_identity(self) -> bool:
-        """Whether every token has a slot of its own; where that is not known, it is not said."""
+        """Whether every token has its own slot; False where that is unknown."""
         return self.num_slots == self.slot.shape[1]
 
     def merge(self, x: Tensor) -> Tensor:
@@ -73,14 +73,13 @@ class SlotMap(NamedTuple):
         return ops.sizes(self.slot, self.num_slots, torch.float32)
 
     def key_bias(self, dtype: torch.dtype) -> Tensor | None:
-        """What to add to attention's logits so that merged keys count for all they stand for.
+        """Bias of attention logits for proportional attention (ToMe, arXiv 2210.09461, sec. 3.2).
 
-        The logarithm of their number: with it, merging keys that are equal changes nothing (ToMe,
-        arXiv 2210.09461, section 3.2, "proportional attention").
+        The log of the number of tokens per key: merging equal keys then changes nothing.
 
         Returns:
-            `[B or 1, 1, 1, M]` in `dtype`, for any heads and queries; None if nothing merged, or
-            every key stands for as many as the others: softmax does not see what all logits share.
+            `[B or 1, 1, 1, M]` in `dtype`, for any heads and queries; None if all keys
+            have the same number of tokens: softmax is invariant to a constant.
         """
         tokens = self.slot.shape[1]
         if tokens in (self.num_slots, self.num_slots * (self.largest or 0)):

@@ -14,7 +14,7 @@ from mmseg_tome.merging.attention import Grid
 from mmseg_tome.ops.backend import is_compiling
 
 BAND_BYTES = 4 * 2**20
-"""Size of a band of a wide feature map on a CPU: about what its cores have for a cache."""
+"""Size of a band of a wide feature map on a CPU: about its cache per core."""
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -26,8 +26,8 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 def fits_bands(x: Tensor) -> bool:
     """Whether wide maps made from `x` are better made in bands of rows: at inference on a CPU.
 
-    There a map of a high-resolution image is written to memory and read back by one operator after
-    the other, into pages that the system has to clear first; a band of it stays in the cache.
+    The feature map of a high-resolution image makes a round trip to freshly allocated memory at
+    every operator; a band of it stays in the cache.
     """
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_compiling()
 
@@ -95,7 +95,7 @@ class PointwiseConv(nn.Conv2d):
 
 
 class LateBiasConv2d(nn.Conv2d):
-    """A convolution whose bias can be left to whatever comes next."""
+    """A convolution whose bias can be deferred to the next operation."""
 
     def forward(self, x: Tensor, with_bias: bool = True) -> Tensor:
         """`[B, in_channels, H, W] -> [B, out_channels, h, w]`."""
@@ -193,7 +193,7 @@ class MixFFN(nn.Module):
         return drop(reduce(drop(x)))
 
     def forward_in_convolutions(self, x: Tensor, hw: Grid) -> Tensor:
-        """The same function in NCHW: between convolutions a runtime keeps a layout of its own."""
+        """`forward` in NCHW convolutions, between which runtimes keep their blocked layout."""
         expand, depthwise, activation, drop, reduce, _ = self.layers
         x = x.transpose(1, 2).unflatten(2, hw)  # [B, C, H, W]
         x = F.conv2d(x, expand.weight, expand.bias)

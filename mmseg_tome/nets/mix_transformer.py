@@ -100,20 +100,20 @@ class TransformerEncoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update tokens.
 
-        The last residual sum is left to whoever comes next, as it is one pass over the tokens
-        together with the norm that follows.
+        The last residual sum is deferred to the next norm, which fuses it into its pass over the
+        tokens.
 
         Args:
             x: Tokens, `[B, H * W, C]`.
             hw: Their grid; a `PassGrid` where blocks are to share slot maps.
-            update: What is still to be added to the tokens, `[B, H * W, C]`.
+            update: Pending residual update of the tokens, `[B, H * W, C]`.
 
         Returns:
-            Tokens and what is still to be added to them, `[B, H * W, C]` each.
+            Tokens and their pending residual update, `[B, H * W, C]` each.
         """
         if not (self.with_cp and x.requires_grad):
             return self._forward(x, hw, update)
-        # Random numbers are drawn here, once: a CUDA graph cannot draw the same ones again.
+        # Random numbers are drawn once, here: a CUDA graph cannot redraw the same ones.
         dtype = autocast_dtype(x)
         factors = [self.drop_path.draw(x, dtype) for _ in range(2)]
         args = (x, hw, update, *factors)
@@ -317,7 +317,7 @@ class MixVisionTransformer(nn.Module):
     def _run_blocks(
         self, i: int, blocks: nn.ModuleList, x: Tensor, hw: Grid
     ) -> tuple[Tensor, Tensor | None]:
-        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and what is to be added yet."""
+        """The blocks of stage i: tokens `[B, H * W, C]` to tokens and their pending update."""
         merges = self.merging_stages is None or self.merging_stages[i]
         hw, update = PassGrid(hw, merges=merges), None
         for block in blocks:

@@ -35,7 +35,7 @@ class TokenNorm(nn.LayerNorm):
 
 
 class ResidualNorm(TokenNorm):
-    """A `TokenNorm` of a residual sum, which it computes, and unmerges, on the way."""
+    """A `TokenNorm` fused with the residual sum before it, and with unmerging."""
 
     def forward(
         self, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
@@ -51,7 +51,7 @@ class ResidualNorm(TokenNorm):
 def as_token_norm(
     norm: nn.Module, kind: type[TokenNorm] = TokenNorm, feeds_matmul: bool = False
 ) -> nn.Module:
-    """A new layer norm over channels as one of ours, with the same state dict; others as is."""
+    """A new `nn.LayerNorm` over channels as a `TokenNorm`, same state dict; other norms as is."""
     if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
         return norm
     token_norm = kind(*norm.normalized_shape, norm.eps, feeds_matmul)
@@ -66,7 +66,7 @@ def add_and_normalise(
     """The tokens with their update, if any, and both normalised, by any kind of norm.
 
     Args:
-        norm: A `ResidualNorm`, or from whatever the config names.
+        norm: A `ResidualNorm`, or any other norm.
         x: Tokens, `[B, N, C]`.
         update: What to add to them first, `[B, N, C]`, or `[B, M, C]` with a slot map.
         slots: The slot map that the update is unmerged by.
@@ -89,7 +89,7 @@ def convolve_and_normalise(conv: LateBiasConv2d, norm: nn.Module, x: Tensor) -> 
     Returns:
         The normalised tokens, `[B, h * w, C]`, and their grid (h, w).
     """
-    # cuDNN adds a bias in a pass of its own, which the norm's kernel can do on the way.
+    # cuDNN adds a bias in a separate pass; the norm's kernel can fuse it.
     late = x.is_cuda and isinstance(norm, TokenNorm) and not torch.is_grad_enabled()
     x = conv(x, with_bias=not late)
     tokens, hw = map_to_tokens(x), (x.shape[2], x.shape[3])

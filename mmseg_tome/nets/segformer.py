@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from mmseg_tome.merging import parse_without_auto
+from mmseg_tome.merging import parse_tome_cfg
 from mmseg_tome.nets.heads import SegformerHead, SegformerHeatmapHead
 from mmseg_tome.nets.mix_transformer import MixVisionTransformer
 
@@ -81,7 +81,8 @@ def create_model(
         num_classes: Number of classes; for pose, of keypoints.
         task: "segmentation" or "pose".
         tome_cfg: What merges: None, a preset's name (`hq`, `fast`, `n2d`, ...) or one dict per
-            stage, see `mmseg_tome.merging.config`.
+            stage, see `mmseg_tome.merging.config`. One with the `-auto` suffix merges in all its
+            stages until `mmseg_tome.calibrate(model, images)` decides in which that saves time.
         in_channels: Channels of the images.
         channels: Channels that the head fuses levels in: 256 in all of mmseg's checkpoints, 768
             in NVlabs' and Hugging Face's of B2 to B5.
@@ -95,8 +96,7 @@ def create_model(
         `decode_head.*` or `head.*`.
 
     Raises:
-        ValueError: An unknown variant or task, `linear` for pose, or automatic choice (`-auto`),
-            which a run of mm decides.
+        ValueError: An unknown variant or task, or `linear` for pose.
         mmseg_tome.merging.TomeConfigError: `tome_cfg` cannot be read.
     """
     if variant not in VARIANTS:
@@ -105,7 +105,7 @@ def create_model(
         raise ValueError(f"unknown task {task!r}; allowed: {', '.join(TASKS)}")
     if linear and task != "segmentation":
         raise ValueError(f"linear=True is of heads for segmentation, not for {task}")
-    parse_without_auto(tome_cfg)
+    parse_tome_cfg(tome_cfg)
     embed_dims, num_layers = VARIANTS[variant]
     backbone = MixVisionTransformer(
         in_channels=in_channels,

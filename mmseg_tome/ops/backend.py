@@ -39,7 +39,7 @@ def set_backend(name: str) -> None:
     Args:
         name: `auto`, the default, takes Triton for tensors on a GPU where it can run, and torch
             elsewhere; `torch`; or `triton`, which is an error where it cannot run. Tensors of
-            float64 always use torch, and so does what `is_transformed`; exports use no kernel.
+            float64, `torch.func` transforms and exports always use torch.
 
     Raises:
         BackendError: No such backend, or Triton cannot be imported.
@@ -97,15 +97,15 @@ def current_export() -> Export | None:
     if is_dynamo_compiling():  # it cannot read a ContextVar
         return None
     export = _export.get()
-    if export is None and (torch.jit.is_tracing() or is_compiling()):  # cheaper than what follows
+    if export is None and (torch.jit.is_tracing() or is_compiling()):  # cheap to ask
         return _BY_TORCHS_EXPORTER if torch.onnx.is_in_onnx_export() else None
     return export
 
 
 def use_onnx() -> bool:
-    """Whether operations must be those that ONNX has: no sort but top-k, no index but scatter.
+    """Whether operations must map to ONNX: top-k instead of sort, scatter instead of indexing.
 
-    They are chosen by what ONNX Runtime runs fast, and right, on a CPU.
+    They are chosen for speed and correctness in ONNX Runtime on a CPU.
     """
     export = current_export()
     return export is not None and export.onnx
@@ -115,7 +115,7 @@ def use_triton(*tensors: Tensor) -> bool:
     """Whether the kernels run on these tensors of one operation, all on one device.
 
     Raises:
-        BackendError: Triton was asked for and cannot run on this device.
+        BackendError: Triton was requested and cannot run on this device.
     """
     if _requested == "torch" or any(t.dtype == torch.float64 for t in tensors):
         return False
@@ -141,7 +141,7 @@ def use_triton(*tensors: Tensor) -> bool:
 
 @functools.cache
 def _device_problem(index: int) -> str | None:
-    """Why Triton cannot run on this GPU, said in a warning where it is installed."""
+    """Why Triton cannot run on this GPU, with a warning if it is installed."""
     problem = _import_problem()
     if problem is None and torch.cuda.get_device_capability(index) < (8, 0):
         problem = f"{torch.cuda.get_device_name(index)} is older than compute capability 8.0"
@@ -156,7 +156,7 @@ def _import_problem() -> str | None:
         return "Triton is not installed"
     try:
         importlib.import_module("triton.language")
-    except Exception as error:  # a build that does not fit the machine raises what it likes
+    except Exception as error:  # a build for another machine can raise anything
         return f"Triton cannot be imported: {type(error).__name__}: {error}"
     return None
 
@@ -179,7 +179,7 @@ def is_watched() -> bool:
 
 
 def is_faked() -> bool:
-    """Whether one of torch's own modes makes tensors that stand for others, as fake ones do."""
+    """Whether a fake, proxy or functional tensor mode of torch is active."""
     kinds = (getattr(torch._C._TorchDispatchModeKey, n) for n in ("FAKE", "PROXY", "FUNCTIONAL"))
     return any(torch._C._get_dispatch_mode(kind) is not None for kind in kinds)
 

@@ -30,7 +30,7 @@ def _shape(logits, hw, crop, stride, grid, padding, size):
     _shape,
 )
 def label_map(logits: Tensor, hw, crop, stride, grid, padding, size) -> Tensor:
-    """See `mmseg_tome.ops.labelling.label_map`, whose `Windows` are taken apart."""
+    """See `mmseg_tome.ops.labelling.label_map`, with the fields of `Windows`."""
     out = _shape(logits, hw, crop, stride, grid, padding, size)
     batch, (_, classes, height, width) = out.shape[0], logits.shape
     # Images may be apart (one of a batch), their pixels not.

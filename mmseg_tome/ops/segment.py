@@ -159,7 +159,7 @@ def log_sizes(
 
 def sizes(slot: Tensor, num_slots: int, dtype: torch.dtype) -> Tensor:
     """How many tokens share each slot, `[B or 1, M]`; arguments as of `log_sizes`."""
-    zeros = slot.new_zeros(slot.shape[0], num_slots, dtype=dtype)
+    zeros = torch.zeros(slot.shape[0], num_slots, dtype=dtype, device=slot.device)
     return zeros.scatter_add(1, slot, torch.ones_like(slot, dtype=dtype))
 
 

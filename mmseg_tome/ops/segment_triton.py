@@ -137,7 +137,7 @@ def expand(y, slot, tokens, offsets, largest, residual, mean):
         tokens: From `segment_order`, as what follows; only the gradient needs it.
         offsets: Needed for means, too.
         largest: Likewise, for the gradient.
-        residual: `[B, N, C]`, of another dtype where it likes; the output has the wider of both.
+        residual: `[B, N, C]`, of any dtype; the output has the promoted dtype of both.
         mean: Whether to divide by the number of the slot's tokens.
     """
     y, slot = y.contiguous(), slot.contiguous()

@@ -2,7 +2,7 @@
 
 It bisects the values between the smallest and the largest similarity, counting at each step how
 many are at least that large, until r are: about log2(N) steps, since few values fall between two
-neighbours. Any number of programs can find it, each by itself, and wait for none.
+neighbours. Each program does so independently.
 
 Similarities are those of windows of SY x SX tokens on a grid of height x width, of which only those
 of one KIND count: 0 for full windows, 1 for those that the grid cuts at the right, 2 at the bottom,

@@ -1,6 +1,6 @@
-"""Parts of a config that a file brought along: built only if they are what an export writes.
+"""Parts of a config inside an exported file: built only if they are what an export writes.
 
-mmengine takes any importable name for a `type`, `subprocess.Popen` as well, and calls it with the
+mmengine takes any importable name for a `type`, even `subprocess.Popen`, and calls it with the
 other values; a scope is a module that it imports.
 """
 
@@ -23,7 +23,7 @@ def check_parts(parts: dict, path: str) -> None:
     """Raise UserError unless parts of a config name registered classes, and nothing else.
 
     Args:
-        parts: `Metadata.inference`, from whoever wrote the file.
+        parts: `Metadata.inference` of an untrusted file.
         path: Of the file, for the message.
     """
     model, loaders = parts.get("model"), [parts.get(key) for key in sorted(KEYS) if "load" in key]

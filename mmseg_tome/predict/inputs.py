@@ -1,4 +1,4 @@
-"""From what a user names to images: files, folders and videos, each found first and read later."""
+"""The user's images: files, folders and videos, all found first, each read when it is its turn."""
 
 import functools
 import warnings
@@ -29,7 +29,7 @@ VIDEOS = frozenset({
 
 
 class UnreadableError(UserError):
-    """An image or video that is there but cannot be read; the message does not name it."""
+    """An image or video that exists but cannot be read; the message does not name it."""
 
 
 @dataclass(frozen=True)
@@ -172,18 +172,21 @@ def count(source: Source) -> int:
     """Number of images in a source; of a video the number that its header says, at least 1."""
     if not source.is_video:
         return 1
-    video = cv2.VideoCapture(str(source.path))
-    frames = video.get(cv2.CAP_PROP_FRAME_COUNT)
-    video.release()
-    return max(1, int(frames))
+    return max(1, int(_of_video(source.path, cv2.CAP_PROP_FRAME_COUNT)))
 
 
 def frame_rate(path: Path) -> float:
     """Frames per second of a video; 25 where it does not say."""
-    video = cv2.VideoCapture(str(path))
-    rate = video.get(cv2.CAP_PROP_FPS)
-    video.release()
+    rate = _of_video(path, cv2.CAP_PROP_FPS)
     return rate if 0 < rate < 1000 else 25.0
+
+
+def _of_video(path: Path, what: int) -> float:
+    """A property of a video that OpenCV knows by a number."""
+    video = cv2.VideoCapture(str(path))
+    found = video.get(what)
+    video.release()
+    return found
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

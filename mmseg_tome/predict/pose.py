@@ -36,7 +36,7 @@ class PosePredictor:
         batch_size: Boxes of an image that run together; the config's test batch size if None.
         opacity: Of the skeletons over the image, 0 to 1.
         boxes: Boxes of the images; None for whole images. An image that they do not list, or list
-            no box of, has nobody in it.
+            no box of, has no person in it.
         threshold: Keypoints below this score are not drawn.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The folder of results: overlays, label maps, results.json. No file in it is ever half there."""
+"""The folder of results: overlays, label maps, results.json, each written atomically."""
 
 import json
 import os
@@ -42,7 +42,7 @@ JPEG_SIDE = 65500
 
 
 class UnwritableError(UserError):
-    """A prediction for which there is no file format; the message does not name it."""
+    """A prediction that no file format can hold; the message does not name the image."""
 
 
 class ResultsWriter:

@@ -6,8 +6,13 @@ import torch
 from torch import nn
 
 from mmseg_tome.config import LAUNCHES
+from mmseg_tome.errors import UserError
 from mmseg_tome.runtime.graphs import MAX_SHAPES, Plain, install, release
 from mmseg_tome.runtime.precision import DTYPES, InDtype, to_half
+
+
+class AccelerationError(UserError, ValueError):
+    """An unknown option of `accelerate`, or a model that it does not know."""
 
 
 class Acceleration:
@@ -55,15 +60,19 @@ def accelerate(
         max_shapes: Input shapes whose graphs are kept, see `Graphed`.
 
     Raises:
-        ValueError: Unknown `dtype` or `launch`, or a model without these parts.
+        AccelerationError: Unknown `dtype` or `launch`, or a model without these parts.
     """
     check_launch(launch)
     if dtype not in (None, "float32", *DTYPES):
-        raise ValueError(f"dtype must be None, float32, {' or '.join(DTYPES)}, got {dtype!r}")
+        raise AccelerationError(
+            f"dtype must be None, float32, {' or '.join(DTYPES)}, got {dtype!r}"
+        )
     network = unwrap(model)
     head = _head(network)
     if not has_backbone_and_head(network):
-        raise ValueError(f"{type(network).__name__} has no backbone with a head to accelerate")
+        raise AccelerationError(
+            f"{type(network).__name__} has no backbone with a head to accelerate"
+        )
     if previous := network.__dict__.get("_acceleration"):
         previous.restore()
     undo: list[Callable[[], None]] = []
@@ -94,9 +103,9 @@ def _head(network: nn.Module) -> nn.Module | None:
 
 
 def check_launch(launch: str) -> None:
-    """Raise ValueError unless this is a way to launch kernels."""
+    """Raise AccelerationError unless this is a way to launch kernels."""
     if launch not in LAUNCHES:
-        raise ValueError(f"launch must be one of {', '.join(LAUNCHES)}, got {launch!r}")
+        raise AccelerationError(f"launch must be one of {', '.join(LAUNCHES)}, got {launch!r}")
 
 
 def why_eager(network: nn.Module, launch: str) -> str | None:

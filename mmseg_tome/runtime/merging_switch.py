@@ -1,4 +1,9 @@
-"""What a built model merges: read, set anew, switched off for a while. Weights are left alone."""
+"""What a built model merges: read it, set it, switch it off for a while. Weights stay.
+
+mmseg_tome.set_merging(model, "fast")
+with torch.no_grad(), mmseg_tome.without_merging(model):
+    unmerged = model(images)
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,6 +13,7 @@ from torch import nn
 from mmseg_tome.errors import UserError
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.huggingface.layouts import has_encoder
+from mmseg_tome.huggingface.switch import module_of
 from mmseg_tome.merging import StageMerging
 from mmseg_tome.merging.attention import TokenMerger
 from mmseg_tome.merging.strategies.identity import Identity
@@ -16,7 +22,7 @@ from mmseg_tome.runtime.graphs import graphed_parts, suspended
 
 
 class NothingMergesError(UserError, ValueError):
-    """A model that is to run without merging does not merge in the first place."""
+    """A model that cannot merge, or that does not where its merging is to be switched off."""
 
 
 def merging_backbone(model: nn.Module) -> MixVisionTransformer | None:
@@ -28,23 +34,30 @@ def merging_backbone(model: nn.Module) -> MixVisionTransformer | None:
 def set_merging(model: nn.Module, tome_cfg: str | Sequence | Mapping | None) -> None:
     """Let a model merge by another `tome_cfg` from now on.
 
-    What was decided for `-auto` is forgotten, and CUDA graphs that merge as before are freed.
+    What was calibrated for `-auto` is forgotten, and CUDA graphs that merge as before are freed.
 
     Args:
-        model: A `MixVisionTransformer`, a stock backbone with merging, a SegFormer of
-            `transformers`, or a model that has one of them inside.
+        model: Any module that has one of these inside: a `MixVisionTransformer` of ours (models of
+            `mmseg_tome.create_model` and of configs), a stock backbone under our name
+            (`mmseg_tome.VisionTransformer`, `.SVT`, ...), a SegFormer of `transformers`; or a
+            pipeline of `transformers` that runs one.
         tome_cfg: None, a preset's name or one dict per stage, see `mmseg_tome.merging.config`.
 
     Raises:
-        ValueError: It has none of them.
-        TomeConfigError: `tome_cfg` cannot be read.
+        NothingMergesError: The model has none of them.
+        TomeConfigError: `tome_cfg` cannot be read, or has the `-auto` suffix for a model whose
+            backbone is not a `MixVisionTransformer`; the model is left as it was.
     """
+    model = module_of(model)
     backbones = [module for module in model.modules() if hasattr(module, "set_merging")]
     for backbone in backbones:
         backbone.set_merging(tome_cfg)
     if not backbones:
         if not has_encoder(model):
-            raise ValueError(f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer")
+            raise NothingMergesError(
+                f"{type(model).__name__} has no mmseg_tome.MixVisionTransformer, stock backbone "
+                "that merges, or SegFormer of transformers in it"
+            )
         apply_merging(model, tome_cfg)
     forget_graphs(model)
 
@@ -74,17 +87,12 @@ def forget_graphs(model: nn.Module) -> None:
 def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     """Let a model merge nothing inside the context, and merge as before after it.
 
-        with torch.no_grad(), without_merging(model):
-            unmerged = model(images)
-
     Every merger gets the identity for a strategy; weights are neither copied nor changed. A model
     that runs by CUDA graphs runs without them meanwhile, since a graph merges as it did when it
     was captured.
 
     Args:
-        model: A merge-aware backbone, a SegFormer of `transformers` that `set_merging` or
-            `apply_merging` let merge, or any model that has one inside: a segmentor, one wrapped
-            for test-time augmentation or for several GPUs.
+        model: As of `set_merging`.
 
     Yields:
         The model.
@@ -92,13 +100,14 @@ def without_merging(model: nn.Module) -> Iterator[nn.Module]:
     Raises:
         NothingMergesError: It has no token mergers, or its `tome_cfg` merges nothing.
     """
-    mergers = [module for module in model.modules() if isinstance(module, TokenMerger)]
-    check_merges(model, mergers)
+    module = module_of(model)
+    mergers = [each for each in module.modules() if isinstance(each, TokenMerger)]
+    check_merges(module, mergers)
     strategies = [merger.strategy for merger in mergers]
     try:
         for merger in mergers:
             merger.strategy = Identity()
-        with suspended(model):
+        with suspended(module):
             yield model
     finally:
         for merger, strategy in zip(mergers, strategies, strict=True):

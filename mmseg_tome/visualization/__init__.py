@@ -1,6 +1,6 @@
 """Looking at what merges with what."""
 
 from mmseg_tome.visualization.capture import capture_slot_maps
-from mmseg_tome.visualization.merged_tokens import draw_slots
+from mmseg_tome.visualization.painting import draw_slots
 
 __all__ = ["capture_slot_maps", "draw_slots"]

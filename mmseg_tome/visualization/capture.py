@@ -17,27 +17,17 @@ BlockKey = tuple[int, int, str]
 
 
 class CapturedSlots(NamedTuple):
-    """What one block merged by in one forward pass.
+    """What one block merged by in one forward pass."""
 
-    Attributes:
-        slots: The slot map, `[B or 1, N]`.
-        hw: Its grid in tokens, `H * W == N`; of keys and values the spatially reduced one.
-    """
-
-    slots: SlotMap
-    hw: tuple[int, int]
+    slots: SlotMap  # [B or 1, N]
+    hw: tuple[int, int]  # its grid in tokens, H * W == N; of keys and values the reduced one
 
 
 class Pass(NamedTuple):
-    """One forward pass of a backbone.
+    """One forward pass of a backbone."""
 
-    Attributes:
-        image: Its input, `[B, C, H, W]`.
-        slots: The slot maps of every block; empty where the backbone is compiled.
-    """
-
-    image: Tensor
-    slots: dict[BlockKey, CapturedSlots]
+    image: Tensor  # its input, [B, C, H, W]
+    slots: dict[BlockKey, CapturedSlots]  # of every block; empty where the backbone is compiled
 
 
 @contextmanager

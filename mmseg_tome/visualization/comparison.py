@@ -1,30 +1,30 @@
 """A figure's first four pictures: the image, its two predictions, and what differs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
+from mmengine.config import Config
 
+from mmseg_tome.config_datasets import find_test_pipeline
 from mmseg_tome.predict.inputs import Item
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.visualization.capture import Pass
-from mmseg_tome.visualization.differences import BEFORE, MARK, mark_changes, mark_shifts
 from mmseg_tome.visualization.figure import Panel
-from mmseg_tome.visualization.person_view import person_view
-from mmseg_tome.visualization.resizing import fit
+from mmseg_tome.visualization.painting import BEFORE, MARK, fit, mark_changes, mark_shifts
 
 LISTED = 27
 """How many classes a legend lists."""
 
+PADDING = 1.25  # mmpose's default in GetBBoxCenterScale
 PREDICTION = "prediction, of the same weights"
 
 
 class SegmentationComparison:
-    """Compares label maps.
+    """Compares the label maps of one image without and with merging.
 
     Args:
-        item: The image.
-        plain: Its prediction without merging.
-        merged: Its prediction with merging.
         passes: Forward passes of the merged prediction.
         classes: Names of the classes.
         palette: Their colours, `[classes, 3]`, RGB.
@@ -74,19 +74,12 @@ class SegmentationComparison:
 class PoseComparison:
     """Compares keypoints, in what the network sees of the person with the largest box.
 
+    Attributes are those of `SegmentationComparison`.
+
     Args:
-        item: The image.
-        plain: Its prediction without merging, of at least one person.
-        merged: Its prediction with merging.
-        passes: Forward passes of the merged prediction, as many for each person.
+        passes: Forward passes of the merged prediction, as many for each person; there is one.
         padding: What the network's view is larger by than the box.
         threshold: Keypoints below this score are left out.
-
-    Attributes:
-        passes: Those to be drawn: the person's.
-        aspect: Width over height of the pictures.
-        summary: What merging changes, in words.
-        legend: Names and colours.
     """
 
     def __init__(
@@ -135,6 +128,60 @@ class PoseComparison:
             Panel(merged, "with merging", PREDICTION),
             Panel(marked, f"difference: {self._shift}", "mean shift of the keypoints"),
         ]
+
+
+@dataclass(frozen=True)
+class PersonView:
+    """A rectangle around a person's box, of the shape of the network's input.
+
+    In pixels of the image, outside of which it may begin.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def cut(self, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The image inside, `[H, W, 3]` uint8, scaled to `size`, (height, width)."""
+        height, width = size
+        scale = width / self.width
+        # Shrinking before cutting: warpAffine alone leaves pixels out.
+        shrunk = min(1.0, scale)
+        if shrunk < 1:
+            sides = [max(1, round(side * shrunk)) for side in image.shape[1::-1]]
+            image = cv2.resize(image, sides, interpolation=cv2.INTER_AREA)
+        zoom = scale / shrunk
+        matrix = np.array([[zoom, 0, -self.left * scale], [0, zoom, -self.top * scale]])
+        return cv2.warpAffine(image, matrix, (width, height))
+
+    def place(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Points of the image, x and y, `[K, 2]`, as points of what `cut` gives."""
+        height, width = size
+        return (points - (self.left, self.top)) * (width / self.width, height / self.height)
+
+
+def person_view(box, aspect: float, padding: float) -> PersonView:
+    """What the network sees for a box.
+
+    Args:
+        box: x, y, width, height in pixels of the image.
+        aspect: Width over height of the network's input.
+        padding: What the box is enlarged by, see `box_padding`.
+    """
+    x, y, width, height = (float(value) for value in box)
+    centre = (x + width / 2, y + height / 2)
+    width, height = width * padding, height * padding
+    width, height = max(width, height * aspect), max(height, width / aspect)
+    return PersonView(centre[0] - width / 2, centre[1] - height / 2, width, height)
+
+
+def box_padding(cfg: Config) -> float:
+    """What a config's test pipeline enlarges boxes by."""
+    for step in find_test_pipeline(cfg):
+        if step["type"] == "GetBBoxCenterScale":
+            return step.get("padding", PADDING)
+    return PADDING
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:

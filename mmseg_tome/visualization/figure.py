@@ -29,47 +29,29 @@ BAR = 640  # width of the colour bar's part of the legend, at most
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One picture of a figure.
+    """One picture of a figure, with two lines above it."""
 
-    Attributes:
-        picture: uint8 RGB, `[H, W, 3]`, of the layout's size.
-        title: First line above it, bold.
-        detail: Second line.
-    """
-
-    picture: np.ndarray
-    title: str
+    picture: np.ndarray  # uint8 RGB, [H, W, 3], of the layout's size
+    title: str  # bold
     detail: str
 
 
 @dataclass(frozen=True)
 class ColourBar:
-    """What colours mean, from 0 to 1.
+    """What colours mean, from 0 to 1."""
 
-    Attributes:
-        colour_map: matplotlib's name of the colours.
-        gamma: They follow this power of the value.
-        ticks: Values and their labels.
-        ends: What 0 and 1 mean.
-    """
-
-    colour_map: str
-    gamma: float
-    ticks: Sequence[tuple[float, str]]
-    ends: tuple[str, str]
+    colour_map: str  # matplotlib's name of the colours
+    gamma: float  # they follow this power of the value
+    ticks: Sequence[tuple[float, str]]  # values and their labels
+    ends: tuple[str, str]  # what 0 and 1 mean
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pictures of a figure go.
+    """Where the pictures of a figure go."""
 
-    Attributes:
-        cells: Row and column of each picture.
-        size: Height and width of a picture in pixels.
-    """
-
-    cells: tuple[tuple[int, int], ...]
-    size: tuple[int, int]
+    cells: tuple[tuple[int, int], ...]  # row and column of each picture
+    size: tuple[int, int]  # height and width of a picture in pixels
 
     @property
     def rows(self) -> int:

@@ -16,17 +16,22 @@ from mmseg_tome.predict.inputs import Item
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.runtime.merging_switch import without_merging
 from mmseg_tome.visualization.capture import Pass, record_passes
-from mmseg_tome.visualization.comparison import PoseComparison, SegmentationComparison
+from mmseg_tome.visualization.comparison import (
+    PoseComparison,
+    SegmentationComparison,
+    box_padding,
+)
 from mmseg_tome.visualization.figure import ColourBar, Panel, choose_layout, draw_figure
-from mmseg_tome.visualization.person_view import box_padding
-from mmseg_tome.visualization.resizing import fit
-from mmseg_tome.visualization.selection import Selection, merging_stages, words
+from mmseg_tome.visualization.painting import fit
 from mmseg_tome.visualization.stage_maps import (
     COLOUR_MAP,
     GAMMA,
+    Selection,
     StageMap,
+    merging_stages,
     network_image,
     read_stages,
+    words,
 )
 
 BAR = ColourBar(
@@ -48,7 +53,7 @@ class MergingIllustrator:
         predictor: A `SegmentationPredictor`, or a `PosePredictor` that runs one box at a time.
         cfg: The config that it was built from.
         note: What ran, for the heading.
-        selection: Which stages to draw, and whose groups.
+        selection: Stages to draw, and whose groups.
 
     Raises:
         UserError: The model merges nothing, not in these stages, or has no such stage or block.

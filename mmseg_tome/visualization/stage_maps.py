@@ -1,49 +1,100 @@
 """From recorded forward passes to one map of groups and one of heat for each stage that merges."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from torch import nn
 
+from mmseg_tome.merging import Identity
 from mmseg_tome.visualization.capture import Pass
-from mmseg_tome.visualization.merged_tokens import borders, paint_groups, stretch
-from mmseg_tome.visualization.network_input import to_rgb
-from mmseg_tome.visualization.selection import Selection
+from mmseg_tome.visualization.painting import borders, fit, paint_groups, stretch, to_rgb
 
-DEFAULT = Selection()
 WORDS = {"q": "queries", "kv": "keys/values"}
 COLOUR_MAP, GAMMA = "viridis", 0.5
 SPARSE, CROWDED = 0.15, 0.5
 """Shares of an image's pixels up to which outlines are drawn in full, and at all: many hide it."""
 
 
+SMALLEST = 512
+GAP, CAPTION = 8, 28
+FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Stages to draw, and the block whose groups stand for a stage. Both are counted from 1."""
+
+    block: int | str = "last"  # or "first"
+    stages: Collection[int] | None = None  # None for all
+
+    def wants(self, stage: int) -> bool:
+        """Whether to draw a stage, counted from 0."""
+        return self.stages is None or stage + 1 in self.stages
+
+    def block_of(self, blocks: int) -> int:
+        """The wanted one of a stage's blocks, counted from 0."""
+        return {"first": 1, "last": blocks}.get(self.block, self.block) - 1
+
+    def check(self, backbone: nn.Module) -> None:
+        """Raise ValueError unless a backbone has these stages and this block, and can merge."""
+        if not hasattr(backbone, "attentions"):
+            raise ValueError(
+                f"{type(backbone).__name__} merges no tokens that could be drawn: the backbone "
+                "must be mmseg_tome.MixVisionTransformer or another of mmseg_tome's"
+            )
+        stages = backbone.attentions()
+        every = range(1, len(stages) + 1)
+        beyond = [number for number in self.stages or () if number not in every]
+        if beyond:
+            raise ValueError(f"there is no stage {words(beyond)}, only 1 to {len(stages)}")
+        for number in merging_stages(backbone):
+            blocks = len(stages[number - 1])
+            known = self.block in ("first", "last") or self.block in range(1, blocks + 1)
+            if self.wants(number - 1) and not known:
+                raise ValueError(
+                    f"there is no block {self.block} in stage {number}, choose first, last or 1 "
+                    f"to {blocks}"
+                )
+
+
+def merging_stages(backbone: nn.Module) -> list[int]:
+    """The stages of a merge-aware backbone whose strategies merge, counted from 1."""
+    found = []
+    for number, attentions in enumerate(backbone.attentions(), start=1):
+        mergers = [merger for a in attentions[:1] for merger in (a.q_merger, a.kv_merger)]
+        if not all(isinstance(merger.strategy, Identity) for merger in mergers):
+            found.append(number)
+    return found
+
+
+def words(numbers: Sequence[int]) -> str:
+    """Numbers for a reader, such as "1, 2 and 3"."""
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+DEFAULT = Selection()
+
+
 @dataclass(frozen=True, eq=False)
 class StageMap:
     """How one stage merged its queries, or its keys and values, in one image.
 
-    Attributes:
-        stage: Number of the stage, from 0.
-        kind: "q" or "kv".
-        block: The block whose groups these are, from 0.
-        blocks: Number of blocks of the stage.
-        hw: Grid in tokens, of a window if there are several.
-        kept: Merged tokens, of a window.
-        windows: How many windows the image was cut into.
-        groups: Group of each pixel, `[H, W]`; windows have groups of their own.
-        heat: How far each pixel's token is kept apart, `[H, W]` float32: 1 over the size of its
-            group, 1 for a token on its own; the mean over the stage's blocks.
+    `heat` is how far each pixel's token is kept apart: 1 over the size of its group, the mean over
+    the stage's blocks.
     """
 
-    stage: int
-    kind: str
-    block: int
-    blocks: int
-    hw: tuple[int, int]
-    kept: int
-    windows: int
-    groups: np.ndarray
-    heat: np.ndarray
+    stage: int  # from 0
+    kind: str  # "q" or "kv"
+    block: int  # whose groups these are, from 0
+    blocks: int  # of the stage
+    hw: tuple[int, int]  # grid in tokens, of a window if there are several
+    kept: int  # merged tokens, of a window
+    windows: int  # that the image was cut into
+    groups: np.ndarray  # group of each pixel, [H, W]; windows have groups of their own
+    heat: np.ndarray  # [H, W] float32
 
     @property
     def total(self) -> int:
@@ -99,6 +150,32 @@ def colour_heat(heat: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps  # mmengine requires it; merging alone does not
 
     return colormaps[COLOUR_MAP](heat**GAMMA, bytes=True)[..., :3]
+
+
+def stage_picture(stage: StageMap, image: np.ndarray, longest: int = 1024) -> np.ndarray:
+    """One picture of a stage, for logs: groups and heat side by side above a caption.
+
+    Args:
+        stage: What to draw.
+        image: What merged, `[H, W, 3]` uint8 RGB.
+        longest: Longest side of each of the two in pixels. A smaller image stays as it is, but is
+            enlarged to `SMALLEST`.
+
+    Returns:
+        `[H', W', 3]` uint8 RGB.
+    """
+    side = max(image.shape[:2])
+    scale = min(max(side, SMALLEST), longest) / side
+    height, width = (max(1, round(pixels * scale)) for pixels in image.shape[:2])
+    groups, heat = stage.paint(fit(image, (height, width)))
+    picture = np.full((height + CAPTION, 2 * width + GAP, 3), 255, np.uint8)
+    picture[:height, :width] = groups
+    picture[:height, width + GAP :] = heat
+    caption = f"{stage.name}, {stage.counts}"
+    needed = cv2.getTextSize(caption, FONT, FONT_SCALE, 1)[0][0]
+    scale = FONT_SCALE * min(1, (picture.shape[1] - 8) / needed)
+    place = (4, height + CAPTION - 9)
+    return cv2.putText(picture, caption, place, FONT, scale, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def read_stages(

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmseg_tome import compat
-from mmseg_tome.checkpoints import Checkpoint
+from mmseg_tome.checkpoints import Checkpoint, loading
 from mmseg_tome.checkpoints.config_file import make_config_text
 from mmseg_tome.checkpoints.writing import write
 
@@ -20,6 +20,12 @@ SIZES = [(64, 96), (77, 101)]
 @pytest.fixture(autouse=True)
 def quick(one_thread):
     """All models here are small."""
+
+
+@pytest.fixture(autouse=True)
+def distrust(monkeypatch):
+    """Nothing is trusted, whatever the environment of these tests says."""
+    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
 
 
 @pytest.fixture(params=SIZES, ids=str)
@@ -79,7 +85,7 @@ def ours(repo, tmp_path):
     def build(checkpoint: Checkpoint, suffix: str = ".pth", dataset: str | None = None):
         from mmengine.registry import init_default_scope
 
-        from mmseg_tome.checkpoints.fitting import load_weights
+        from mmseg_tome.checkpoints.fitting import load_state
         from mmseg_tome.checkpoints.loading import load_from_local
 
         weights, config = tmp_path / f"weights{suffix}", tmp_path / "config.py"
@@ -95,7 +101,7 @@ def ours(repo, tmp_path):
         model = MODELS.build(cfg.model).eval()
         state = load_from_local(cfg.load_from)["state_dict"]
         assert state.keys() == model.state_dict().keys()
-        load_weights(model, load_from_local(cfg.load_from), "converted")
+        load_state(model, load_from_local(cfg.load_from), "converted")
         return model
 
     if not compat.has("mmseg"):

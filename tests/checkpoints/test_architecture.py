@@ -81,10 +81,15 @@ def test_mistakes_are_named():
         check_whole({k: v for k, v in state.items() if k != name}, TINY, head)
     with pytest.raises(ConversionError, match=rf"{name} is \(1,\), not \(64, 1, 3, 3\)"):
         check_whole({**state, name: torch.zeros(1)}, TINY, head)
-    with pytest.raises(ConversionError, match=r"to nothing else: decode_head\.convs\.4\.conv"):
+    with pytest.raises(ConversionError, match=r"not of this model: decode_head\.convs\.4\.conv"):
         check_whole({**state, "decode_head.convs.4.conv.weight": torch.zeros(1)}, TINY, head)
     with pytest.raises(ConversionError, match=r"of the stages \[0, 2, 3\] only"):
         read_architecture({k: v for k, v in state.items() if ".layers.1." not in k})
     first = "backbone.layers.0.0.projection.weight"
     with pytest.raises(ConversionError, match=f"lacks {first}"):
         read_architecture({k: v for k, v in state.items() if k != first})
+    far = state[name].clone()
+    with pytest.raises(ConversionError, match="stage 1 has 3 blocks, one of them number 99999999"):
+        read_architecture({**state, "backbone.layers.1.1.99999999.norm1.weight": far})
+    with pytest.raises(ConversionError, match=r"with \[0, 0, 0, 0\] attention heads"):
+        read_architecture(state, num_heads=[0] * 4)

@@ -69,11 +69,6 @@ ARRAYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def distrust(monkeypatch):
-    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
-
-
 @pytest.fixture(params=[True, False], ids=["zip", "legacy"])
 def read_back(request, tmp_path):
     """Save a value in a checkpoint and read that."""

@@ -176,7 +176,7 @@ def test_normalisation_is_read(folder):
         (dict(depths=[1, 1, 1, 1]), r"depths \[1, 1, 1, 1\], its weights have \[1, 2, 1, 1\]"),
         (dict(id2label={"0": "a"}), "names 1 classes, its classifier predicts 3"),
         (dict(hidden_act="relu"), "hidden_act 'relu'"),
-        (dict(num_attention_heads=[1, 1, 1, 1]), "attention heads cannot be had here"),
+        (dict(num_attention_heads=[1, 1, 1, 1]), "attention heads are not supported"),
     ],
 )
 def test_config_of_another_model(folder, change, message):

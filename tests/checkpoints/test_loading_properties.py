@@ -50,11 +50,6 @@ def hook():
     ran.clear()
 
 
-@pytest.fixture(autouse=True)
-def distrust(monkeypatch):
-    monkeypatch.delenv(loading.TRUST_VARIABLE, raising=False)
-
-
 def saved(content, zipped=True) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream, _use_new_zipfile_serialization=zipped)

@@ -122,7 +122,7 @@ def test_pose_gives_the_same_heatmaps(pose, repo, tmp_path, assert_same, image):
     from mmengine.registry import init_default_scope
     from mmpose.registry import MODELS
 
-    from mmseg_tome.checkpoints.fitting import load_weights
+    from mmseg_tome.checkpoints.fitting import load_state
 
     peer, checkpoint = pose
     assert (checkpoint.task, checkpoint.head.outputs) == ("pose", 17)
@@ -131,7 +131,7 @@ def test_pose_gives_the_same_heatmaps(pose, repo, tmp_path, assert_same, image):
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model).eval()
-    load_weights(model, dict(state_dict=checkpoint.state), "converted")
+    load_state(model, dict(state_dict=checkpoint.state), "converted")
     with torch.no_grad():
         expected = peer.head(peer.backbone(image))
         found = model.head(model.backbone(image))

@@ -54,17 +54,17 @@ def test_names_are_those_of_the_modules():
     pytest.importorskip("mmseg")
     from mmseg_tome.checkpoints.config_file import POSE, SEGMENTATION
     from mmseg_tome.export import onnx_file, program
-    from mmseg_tome.lab.bench import cases
-    from mmseg_tome.lab.bench.as_typed.variants import CASES, LOSSES
+    from mmseg_tome.lab.bench import networks
+    from mmseg_tome.lab.bench.as_typed.variants import LOSSES, TASKS
     from mmseg_tome.lab.sweep.scores import ScoreOptions
     from mmseg_tome.lab.sweep.settings import SWEEPS
     from mmseg_tome.merging import PRESETS
 
-    assert names.MODELS == cases.NAMES
-    assert tuple(cases.PRESETS) == names.PRESETS
+    assert names.MODELS == networks.NAMES
+    assert tuple(networks.PRESETS) == names.PRESETS
     assert tuple(PRESETS) == names.MERGING_PRESETS
     assert tuple(SWEEPS) == names.SWEEPS
-    assert (*CASES, LOSSES.name) == names.AS_TYPED
+    assert (*TASKS, LOSSES.name) == names.AS_TYPED
     assert tuple(known.name for known in SEGMENTATION + POSE) == names.DATASETS
     assert (names.OPSET, names.SCORES_MIB) == (onnx_file.OPSET, program.SCORES_MIB)
     assert ScoreOptions.boundary_ratio == names.BOUNDARY_RATIO

@@ -163,10 +163,10 @@ def test_named_classes(convert, mistake, stock, tmp_path):
     [
         (["{in}"], "name OUT"),
         (["{in}", "{tmp}/out.bin"], "OUT must be a .pth or .safetensors file"),
-        (["{in}", "{tmp}/out.pth", "--config", "{tmp}/out.txt"], "--config must be a .py file"),
+        (["{in}", "{tmp}/out.pth", "--config", "{tmp}/out.txt"], "-config must be a .py file"),
         (
             ["{in}", "{tmp}/out", "--to", "hf", "--config", "{tmp}/out.py"],
-            "--config is for files of",
+            "-config is for files of",
         ),
         (["{in}", "{tmp}/out.pth", "--to", "hf"], "with --to hf, OUT is a folder"),
         (["{in}", "{tmp}", "--to", "hf"], "is no Hugging Face model"),

@@ -1,19 +1,15 @@
 """`tools/export.py` and `tools/infer.py --model`, as a user runs them; models are made tiny."""
 
 import json
-import shutil
-from importlib import import_module
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.config import TRUST_VARIABLE, is_pose
+from mmseg_tome.config import is_pose
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -24,52 +20,21 @@ pytestmark = [
 ]
 needs_mmpose = pytest.mark.skipif(not compat.has("mmpose"), reason="needs mmpose")
 
-TINY = dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
 SEGMENTATION = "configs/camvid/segformerpp_b0_hq_camvid_480x360.py"
 POSE = "configs/b0/segformerpp_b0_fast_coco.py"
 
 
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run a tool in this process; its exit code, what it printed, its lines that name errors."""
-    monkeypatch.setenv(TRUST_VARIABLE, "0")
-
-    def run(name: str, *args) -> tuple[int, str, list[str]]:
-        module = import_module(f"mmseg_tome.cli.{name}")
-        try:
-            code = module.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        return code, printed.out, errors
-
-    return run
-
-
 @pytest.fixture(scope="module")
-def trained(repo, tmp_path_factory):
+def trained(repo, make_tiny):
     """`--config` and `--checkpoint` of a config that was made tiny, with random weights."""
 
-    def build(config: str, folder: Path) -> list[str]:
+    def build(config: str) -> list[str]:
         cfg = Config.fromfile(repo / config)
-        channels = [TINY["embed_dims"] * heads for heads in TINY["num_heads"]]
-        cfg.model.backbone.update(TINY, init_cfg=None)
-        head = cfg.model.get("decode_head") or cfg.model.head
-        head.update(in_channels=channels, channels=16)
         if "test_cfg" in cfg.model and is_pose(cfg):
             cfg.model.test_cfg = dict(flip_test=True, flip_mode="heatmap", shift_heatmap=True)
-        init_default_scope(cfg.default_scope)
-        torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
-        cfg.dump(folder / "tiny.py")
-        torch.save(dict(state_dict=model.state_dict()), folder / "tiny.pth")
-        return ["--config", str(folder / "tiny.py"), "--checkpoint", str(folder / "tiny.pth")]
+        return make_tiny(cfg)
 
-    return lambda config: build(config, tmp_path_factory.mktemp("trained"))
+    return build
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +43,8 @@ def segmenter(trained) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def images(shared, tmp_path_factory) -> Path:
-    """Three street scenes of CamVid, 480x360."""
-    folder = tmp_path_factory.mktemp("images")
-    for file in sorted((shared / "data" / "camvid" / "images" / "val").iterdir())[:3]:
-        shutil.copy(file, folder)
-    return folder
+def images(street_scenes) -> Path:
+    return street_scenes("a.jpg", "b.jpg", "c.jpg")
 
 
 def results(out: Path) -> dict:

@@ -13,10 +13,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmseg_tome import compat
-from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
@@ -29,19 +27,12 @@ SMALL = "test_dataloader.dataset.pipeline.1.scale=(128,96)"
 
 
 @pytest.fixture
-def infer(monkeypatch, capsys):
-    """Run the tool in this process; its exit code and its lines that name errors."""
-    monkeypatch.setenv(TRUST_VARIABLE, "0")
+def infer(tool):
+    """Run the command in this process; its exit code and its lines that name errors."""
 
     def run(*args) -> tuple[int, list[str]]:
-        from mmseg_tome.cli import infer as tool
-
-        try:
-            code = tool.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        lines = capsys.readouterr().err.splitlines()
-        return code, [line.strip() for line in lines if line.startswith("error: ")]
+        code, _, errors = tool("infer", *args)
+        return code, errors
 
     return run
 
@@ -49,7 +40,7 @@ def infer(monkeypatch, capsys):
 @pytest.fixture
 def warned(monkeypatch) -> list[str]:
     """What the tool says besides errors."""
-    from mmseg_tome.cli.work import infer
+    from mmseg_tome.cli import infer
 
     found = []
     monkeypatch.setattr(infer, "say", lambda *lines: found.extend(filter(None, lines)))
@@ -72,40 +63,21 @@ def mistake(infer, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def images(shared, tmp_path_factory) -> Path:
-    """A folder with three street scenes of CamVid, one of them in a subfolder."""
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "sub").mkdir()
-    found = sorted((shared / "data" / "camvid" / "images" / "val").iterdir())[:3]
-    for file, name in zip(found, ("a.jpg", "b.jpg", "sub/a.jpg"), strict=True):
-        shutil.copy(file, folder / name)
-    return folder
+def images(street_scenes) -> Path:
+    """Three street scenes, one of them in a subfolder."""
+    return street_scenes("a.jpg", "b.jpg", "sub/a.jpg")
 
 
-@pytest.fixture(scope="module")
-def segmenter(camvid_config, untrained_weights, tmp_path_factory) -> list[str]:
+@pytest.fixture
+def segmenter(camvid_model) -> list[str]:
     """Arguments for the CamVid model at a small size, with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "camvid.pth"
-    torch.save(dict(state_dict=untrained_weights(camvid_config)), path)
-    return ["--config", str(camvid_config), "--checkpoint", str(path), "--cfg-options", SMALL]
+    return [*camvid_model, "--cfg-options", SMALL]
 
 
 @pytest.fixture(scope="module")
-def estimator(repo, tmp_path_factory) -> list[str]:
-    """Arguments for the COCO model, with random weights."""
-    from mmpose.registry import MODELS
-
-    config = repo / "configs" / "b0" / "segformerpp_b0_fast_coco.py"
-    cfg = Config.fromfile(config)
-    init_default_scope("mmpose")
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    # Heatmaps of default weights are too flat to tell a keypoint from another.
-    torch.nn.init.normal_(model.head.final_layer.weight)
-    path = tmp_path_factory.mktemp("weights") / "coco.pth"
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return ["--config", str(config), "--checkpoint", str(path)]
+def estimator(repo, make_tiny) -> list[str]:
+    """Arguments for a tiny model of COCO's keypoints."""
+    return make_tiny(Config.fromfile(repo / "configs" / "b0" / "segformerpp_b0_fast_coco.py"))
 
 
 @pytest.fixture(scope="module")
@@ -223,15 +195,15 @@ def test_the_figure_of_the_largest_person(infer, persons, estimator, tmp_path):
     ],
 )
 def test_a_gpu_runs_the_network_as_told(monkeypatch, warned, given, configured, wanted):
-    from mmseg_tome.cli import infer
-    from mmseg_tome.cli.work import infer as tool
+    from mmseg_tome.cli import infer as tool
+    from mmseg_tome.runtime import acceleration
 
     def accelerate(model, **options):
         assert model == "network"
         return SimpleNamespace(summary=repr(options))
 
-    monkeypatch.setattr(tool, "accelerate", accelerate)
-    args = infer.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
+    monkeypatch.setattr(acceleration, "accelerate", accelerate)
+    args = tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *given])
     hook = dict(type="mmseg_tome.FastInferenceHook", **configured)
     cfg = Config(dict(model={}, default_hooks=dict(fast_inference=hook)))
     tool.speed_up(args, cfg, SimpleNamespace(model="network"), gpu=True)
@@ -472,7 +444,7 @@ def test_wrong_checkpoints_for_pose(mistake, persons, estimator, tmp_path):
     state["head.final_layer.bias"] = torch.zeros(20)
     torch.save(state, path)
     assert "wrong.pth does not fit the model: 1 parameters have other shapes" in mistake(*given)
-    state["head.final_layer.weight"] = torch.zeros(20, 256, 1, 1)
+    state["head.final_layer.weight"] = torch.zeros(20, *state["head.final_layer.weight"].shape[1:])
     torch.save(state, path)
     line = mistake(*given, "--cfg-options", "model.head.out_channels=20")
     assert "the model has 20 keypoints, its data set 17" in line

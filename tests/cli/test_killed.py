@@ -335,12 +335,16 @@ def test_a_disk_that_takes_nothing_is_named_in_one_line(place, start, disk, opti
     ] == []
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["train", "infer"])
+@pytest.mark.parametrize("number", range(5), ids=["train", "infer", "export", "sweep", "draw"])
 def test_two_processes_do_not_write_into_one_folder(place, start, tmp_path, number):
     call = calls(place, tmp_path)[number]
-    with only_one(call[-1]):
+    out, file = call[-1], None
+    if out.suffix:
+        out, file = out.parent, out.name
+    with only_one(out, file=file):
         process = start(*call)
         _, said = process.communicate()
     assert process.returncode == 2
-    assert f"error: another process writes into {call[-1]}" in said.strip().splitlines()[-1]
-    assert list(Path(call[-1]).iterdir()) == []
+    named = f"writes {call[-1]}" if file else f"writes into {out}"
+    assert f"error: another process {named}" in said.strip().splitlines()[-1]
+    assert list(out.iterdir()) == []

@@ -1,14 +1,12 @@
 """Models of grey, deep and four-channel images, in every tool that builds or runs one."""
 
 import json
-from importlib import import_module
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from mmseg_tome import compat
 
@@ -27,23 +25,6 @@ KINDS = {
     "12 bit": (1, "unchanged", 4095),
     "four": (4, "unchanged", 255),
 }
-
-
-@pytest.fixture
-def tool(capsys):
-    """Run a tool in this process; its exit code, what it printed, its lines that name errors."""
-
-    def run(name: str, *args) -> tuple[int, str, list[str]]:
-        module = import_module(f"mmseg_tome.cli.{name}")
-        try:
-            code = module.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        return code, printed.out, errors
-
-    return run
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -67,32 +48,20 @@ def images(kind, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def model(kind, repo, tmp_path_factory):
+def model(kind, repo, make_tiny):
     """`--config` and `--checkpoint` of a tiny model of such images."""
-    folder = tmp_path_factory.mktemp("model")
     channels, color_type, largest = kind
     cfg = Config.fromfile(repo / "configs/camvid/segformerpp_b0_hq_camvid_480x360.py")
-    backbone = dict(embed_dims=8, num_layers=(1, 1, 1, 1), num_heads=(1, 2, 3, 4))
-    cfg.model.backbone.update(backbone, in_channels=channels, init_cfg=None)
-    cfg.model.decode_head.update(in_channels=[8, 16, 24, 32], channels=16)
     scale = dict(mean=[largest / 2], std=[largest / 4])
     cfg.model.data_preprocessor.update(scale, bgr_to_rgb=False, size=SHAPE)
     cfg.test_dataloader.dataset.pipeline[0].update(color_type=color_type)
     cfg.test_dataloader.dataset.pipeline[1].update(scale=SHAPE[::-1])
-    init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)
-    built = MODELS.build(cfg.model)
-    for parameter in built.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
-    cfg.dump(folder / "tiny.py")
-    torch.save(dict(state_dict=built.state_dict()), folder / "tiny.pth")
-    return ["--config", folder / "tiny.py", "--checkpoint", folder / "tiny.pth"]
+    return make_tiny(cfg, in_channels=channels)
 
 
 @pytest.fixture
 def exported(tool, model):
-    path = model[1].parent / "model.onnx"
+    path = Path(model[1]).parent / "model.onnx"
     if not path.exists():
         assert tool("export", *model, "--out", path)[::2] == (0, [])
     return path

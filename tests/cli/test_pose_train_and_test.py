@@ -120,7 +120,7 @@ def test_the_stock_tool_trains(run_tool, config, options, tmp_path):
 def test_two_processes_train_with_amp_and_udp(run_tool, config, options, tmp_path):
     codecs = ("train_dataloader.dataset.pipeline.6.encoder", "model.head.decoder")
     out = run_tool(
-        "dist_train.sh", config, 2, "--amp", "--work-dir", tmp_path, *options,
+        "dist_train.sh", config, 2, "--amp", "--verbose", "--work-dir", tmp_path, *options,
         "train_cfg.max_epochs=1", *(f"{codec}.type=UDPHeatmap" for codec in codecs),
     )  # fmt: skip
     assert "GPU number: 2" in out

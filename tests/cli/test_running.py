@@ -1,13 +1,13 @@
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 
 from mmseg_tome import config as config_module
-from mmseg_tome.cli import options, running, switches
+from mmseg_tome.cli import running, switches, train
 from mmseg_tome.cli.ending import run
 from mmseg_tome.cli.running import adapt_to_cpu
 from mmseg_tome.errors import DataError, UserError
@@ -94,11 +94,8 @@ def test_a_config_is_completed_and_switched(tmp_path, monkeypatch, capsys, gpu):
     config.write_text(
         f"default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder', backbone={backbone})\n"
     )
-    parser = ArgumentParser()
-    parser.add_argument("config")
-    options.add_common_arguments(parser)
     args = [str(config), "--launch", "graphs", "--show-merging", "--work-dir", "work"]
-    cfg = running.load_config(parser.parse_args(args))
+    cfg = running.load_config(train.parse_args(args))
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("added to the config: default_hooks.fast_inference")
     assert said[-1].startswith("--show-merging: pictures merging_*.png below work")

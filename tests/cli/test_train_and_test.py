@@ -1,6 +1,7 @@
 """`tools/train.py` and `tools/test.py` on real images: one process and two, killed and resumed."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -51,7 +52,14 @@ def trained(repo, run_tool, environment, camvid_options, tmp_path_factory, camvi
         "train.py", *args[:3], "--resume", *args[3:],
         f"train_cfg.max_iters={stop}", f"train_cfg.val_interval={stop}",
     )  # fmt: skip
-    assert f"resumed epoch: 0, iter: {iters}" in out
+    *said, last = out.strip().splitlines()
+    assert said[0] == f"resumed epoch: 0, iter: {iters}"
+    assert re.search(rf"^Iter\(train\) \[{stop}/{stop}\]  eta: 0:00:00  loss: \d", out, re.M)
+    assert re.match(r"Iter\(val\) \[4/4\]  aAcc: .*  mIoU: ", said[-1])
+    assert last.startswith(f"written to {work_dir}: iter_{stop}.pth, log and metrics in 20")
+    assert len(said) < 10  # on a slow machine with more than three lines of progress
+    log = max(work_dir.glob("2*/*.log")).read_text()
+    assert "System environment" in log
     (work_dir / f"iter_{stop}.pth").rename(work_dir / "final.pth")
     return work_dir
 
@@ -62,10 +70,18 @@ def test_testing_repeats_the_validation_of_the_training(
     last = scalars(trained)[-1]
     assert {"aAcc", "mIoU", "mAcc"} <= set(last)
     out, shown = trained / "out", trained / "shown"
-    run_tool(
+    printed = run_tool(
         "test.py", camvid_config, trained / "final.pth", "--work-dir", trained / "tested",
-        "--out", out, "--show-dir", shown, *camvid_options,
+        "--out", out, "--show-dir", shown, "--quiet", *camvid_options,
     )  # fmt: skip
+    rule, head, *_, result, written = printed.splitlines()
+    assert rule.startswith("+---")
+    assert "Class" in head
+    assert "Pedestrian" in printed
+    assert result.startswith("Iter(test) [4/4]  aAcc: ")
+    place = f"written to {trained / 'tested'}: log and metrics in 20"
+    assert written.startswith(place)
+    assert written.endswith(f"--out {out}, --show-dir {shown}")
     for name, value in scores(trained / "tested").items():
         assert value == pytest.approx(last[name], abs=0.02)
     assert len(list(out.glob("*.png"))) == 4
@@ -142,7 +158,7 @@ def test_two_processes_score_what_one_does(trained, run_tool, camvid_options, ca
 
 def test_two_processes_train(run_tool, camvid_options, tmp_path, camvid_config):
     out = run_tool(
-        "dist_train.sh", camvid_config, 2, "--work-dir", tmp_path, *camvid_options,
+        "dist_train.sh", camvid_config, 2, "--verbose", "--work-dir", tmp_path, *camvid_options,
         "train_cfg.max_iters=2", "train_cfg.val_interval=2",
     )  # fmt: skip
     assert "Distributed launcher: pytorch" in out

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mmseg_tome import compat
-from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = [
     pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
@@ -22,25 +21,12 @@ SMALL = "test_dataloader.dataset.pipeline.1.scale=(256,192)"
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """The tool's module."""
-    monkeypatch.setenv(TRUST_VARIABLE, "0")
-    from mmseg_tome.cli import visualize
-
-    return visualize
-
-
-@pytest.fixture
-def visualize(tool, capsys):
-    """Run the tool in this process; its exit code and its lines of errors and warnings."""
+def visualize(tool):
+    """Run the command in this process; its exit code and its lines of errors and warnings."""
 
     def run(*args) -> tuple[int, list[str]]:
-        try:
-            code = tool.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
-        return code, [line for line in lines if line.startswith(("error: ", "warning: "))]
+        code, _, lines = tool("visualize", *args, said=("error: ", "warning: "))
+        return code, lines
 
     return run
 
@@ -74,23 +60,15 @@ def drawn(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def images(shared, tmp_path_factory) -> Path:
-    """A folder with two street scenes of CamVid, one of them in a subfolder."""
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "sub").mkdir()
-    found = sorted((shared / "data" / "camvid" / "images" / "val").iterdir())[:2]
-    for file, name in zip(found, ("a.jpg", "sub/b.jpg"), strict=True):
-        shutil.copy(file, folder / name)
-    return folder
+def images(street_scenes) -> Path:
+    """Two street scenes, one of them in a subfolder."""
+    return street_scenes("a.jpg", "sub/b.jpg")
 
 
-@pytest.fixture(scope="module")
-def segmenter(camvid_config, untrained_weights, tmp_path_factory) -> list[str]:
+@pytest.fixture
+def segmenter(camvid_model) -> list[str]:
     """Arguments for the CamVid model at a small size, with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "camvid.pth"
-    torch.save(dict(state_dict=untrained_weights(camvid_config)), path)
-    return ["--config", str(camvid_config), "--checkpoint", str(path), "--cfg-options", SMALL]
+    return [*camvid_model, "--cfg-options", SMALL]
 
 
 @pytest.fixture
@@ -327,7 +305,9 @@ def test_wrong_options(mistake, images, segmenter, tmp_path):
     assert "missing.pth does not exist" in mistake(*given)
 
 
-def test_options_are_checked(tool, capsys):
+def test_options_are_checked(capsys):
+    from mmseg_tome.cli import visualize as tool
+
     for wrong in (["--stages", "a"], ["--block", "middle"]):
         with pytest.raises(SystemExit) as stop:
             tool.parse_args(["a.jpg", "--config", "c.py", "--out", "o", *wrong])

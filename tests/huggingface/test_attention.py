@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.export import Dim
 
+from mmseg_tome.export.tracing import portable
 from mmseg_tome.huggingface import apply_merging, remove_merging
 from mmseg_tome.huggingface.attention import unmerge_weights
 from mmseg_tome.merging import BipartiteMatching, NeighbourMerging2D, SlotMap
@@ -157,3 +159,30 @@ def test_one_map_for_all_samples_spreads_weights_too():
     weights = torch.tensor([0.5, 0.5]).expand(2, 1, 2, 2)
     spread = unmerge_weights(weights, slots, slots)
     assert torch.equal(spread, torch.tensor([0.25, 0.25, 0.5]).expand(2, 1, 3, 3))
+
+
+class WithWeights(torch.nn.Module):
+    """An attention on a map, `[B, C, H, W]`, and the attention weights that it gives."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        return self.attention(x.flatten(2).mT, height, width, output_attentions=True)
+
+
+@torch.no_grad()
+def test_weights_are_exported_for_any_size(tiny):
+    """No tracer knows how many slots `local` leaves: to compare the number ends the export."""
+    mode = dict(mode="local", ratio=0.6)
+    attention = attentions_of(apply_merging(tiny(), [dict(q=mode, kv=mode)] * 4))[2]
+    model, images = WithWeights(attention), torch.randn(1, 16, 35, 51).double()
+    sides = {2: Dim("H", min=16, max=999), 3: Dim("W", min=16, max=999)}
+    with portable(any_size=True):
+        program = torch.export.export(model, (images,), dynamic_shapes=dict(x=sides), strict=False)
+    for hw in ((35, 51), (40, 16), (16, 64)):
+        images = torch.randn(1, 16, *hw).double()
+        for got, expected in zip(program.module()(images), model(images), strict=True):
+            torch.testing.assert_close(got, expected, **EXACT)

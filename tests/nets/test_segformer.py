@@ -102,7 +102,6 @@ def test_heatmaps_are_float32_under_autocast():
         (("b0", 3, "depth"), {}, ValueError, "unknown task 'depth'; allowed: segmentation, pose"),
         (("b0", 3, "pose"), dict(linear=True), ValueError, "not for pose"),
         (("b0",), dict(tome_cfg="quick"), TomeConfigError, "unknown preset 'quick'"),
-        (("b0",), dict(tome_cfg="hq-auto"), TomeConfigError, "hq-auto"),
     ],
 )
 def test_wrong_arguments_are_named(args, options, error, match):
@@ -115,7 +114,9 @@ def test_the_package_has_no_other_names():
 
     with pytest.raises(AttributeError, match="has no attribute 'create_models'"):
         mmseg_tome.create_models  # noqa: B018
-    assert {"create_model", "load_weights"} <= set(dir(mmseg_tome))
+    names = {"calibrate", "create_model", "load_weights", "set_merging", "without_merging"}
+    assert names <= set(dir(mmseg_tome))
+    assert all(callable(getattr(mmseg_tome, name)) for name in names)
 
 
 TORCH_ALONE = """
@@ -135,7 +136,7 @@ from mmseg_tome import create_model, load_weights
 
 STEPS = {
     "set merging anew": """
-from mmseg_tome.runtime.merging_switch import set_merging, without_merging
+from mmseg_tome import set_merging, without_merging
 model = create_model("b0", 4, channels=16).eval()
 images = torch.randn(1, 3, 64, 96)
 with torch.no_grad():
@@ -144,6 +145,14 @@ with torch.no_grad():
     assert not torch.equal(model(images), plain)
     with without_merging(model):
         assert torch.equal(model(images), plain)
+""",
+    "calibrate": """
+from mmseg_tome import calibrate
+model = create_model("b0", 4, tome_cfg="fast-auto", channels=16).eval()
+images = torch.randn(1, 3, 64, 96)
+found = calibrate(model, images)
+assert model.backbone.merging_stages == [stage.merges for stage in found.stages]
+assert calibrate(create_model("b0", 4, tome_cfg="fast", channels=16), images) is None
 """,
     "build, save, load and run": """
 model = create_model("b0", 4, tome_cfg="fast", channels=16).eval()

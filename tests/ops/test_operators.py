@@ -40,27 +40,28 @@ def test_a_compiler_sees_one_graph_with_the_same_results(tokens, dynamic):
 
 @pytest.mark.usefixtures("kernels")
 def test_operators_are_what_they_say(tokens):
+    from mmseg_tome.ops import assignment_triton, attention_triton, matching_triton, segment_triton
+    from mmseg_tome.ops.local_triton import assign_windows, window_similarity
+
     x, src, dst = tokens
     pairs = ops.match(x, src, dst)
     slot, _ = ops.assign_ordered(*pairs, 15, src, dst, 30)
     order = ops.segment_order(slot, 15)
     residual = torch.randn_like(x).half().requires_grad_()
     y = torch.randn_like(x[:, :15]).requires_grad_()
-    for name, arguments in {
-        "match": (x.detach(), src, dst, False),
-        "assign_ordered": (*pairs, 15, src, dst, 30),
-        "segment_order": (slot, 15),
-        "reduce": (x, slot, *order, True),
-        "expand": (y, slot, None, None, None, residual, False),
-        "attend": (
-            *torch.randn(3, 2, 2, 30, 16, device=x.device),
-            torch.rand(1, 1, 1, 30, device=x.device),
-        ),
-        "log_sizes": (order.offsets, torch.float16),
-        "window_similarity": (x.detach(), (5, 6), (2, 3)),
-        "assign_windows": (torch.rand(2, 6, device=x.device), (2, 0, 1, 0), 18, (5, 6), (2, 3)),
-    }.items():
-        torch.library.opcheck(getattr(torch.ops.mmseg_tome, name).default, arguments)
+    bias, alike = torch.rand(1, 1, 1, 30, device=x.device), torch.rand(2, 6, device=x.device)
+    for operator, arguments in (
+        (matching_triton.match, (x.detach(), src, dst, False)),
+        (assignment_triton.assign_ordered, (*pairs, 15, src, dst, 30)),
+        (segment_triton.segment_order, (slot, 15)),
+        (segment_triton.reduce, (x, slot, *order, True)),
+        (segment_triton.expand, (y, slot, None, None, None, residual, False)),
+        (attention_triton.attend, (*torch.randn(3, 2, 2, 30, 16, device=x.device), bias)),
+        (segment_triton.log_sizes, (order.offsets, torch.float16)),
+        (window_similarity, (x.detach(), (5, 6), (2, 3))),
+        (assign_windows, (alike, (2, 0, 1, 0), 18, (5, 6), (2, 3))),
+    ):
+        torch.library.opcheck(operator.registered, arguments)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

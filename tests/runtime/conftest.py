@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmseg_tome.runtime import graphs
+from mmseg_tome.runtime import capture
 
 
-class RecordAndReplay(graphs.CudaGraphs):
+class RecordAndReplay(capture.CudaGraphs):
     """Captures by remembering what to run."""
 
     def __init__(self):
@@ -44,7 +44,7 @@ class RecordAndReplay(graphs.CudaGraphs):
         live = list(function(*inputs))
         outputs = [x.detach().clone() for x in live]
         given = [torch.zeros_like(x) if x.requires_grad else None for x in live]
-        found = [None if g is None else g.clone() for g in graphs._gradients(live, wanted, given)]
+        found = [None if g is None else g.clone() for g in capture._gradients(live, wanted, given)]
 
         def forward():
             with torch.enable_grad():
@@ -66,7 +66,7 @@ class RecordAndReplay(graphs.CudaGraphs):
                     own.copy_(new)
 
         replays = [SimpleNamespace(replay=work) for work in (forward, backward)]
-        return graphs.Passes(*replays, inputs, parameters, outputs, given, found)
+        return capture.Passes(*replays, inputs, parameters, outputs, given, found)
 
 
 @pytest.fixture

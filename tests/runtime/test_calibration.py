@@ -14,7 +14,7 @@ pytest.importorskip("mmengine")
 
 from mmseg_tome.merging import StageMerging  # isort: skip
 from mmseg_tome.models.mix_transformer import MixVisionTransformer  # isort: skip
-from mmseg_tome.runtime import calibration  # isort: skip
+from mmseg_tome.runtime import calibration, timing  # isort: skip
 from mmseg_tome.runtime.calibration import (  # isort: skip
     Advice,
     Calibration,
@@ -37,7 +37,7 @@ SIZE = (96, 128)
 @pytest.fixture
 def tiny():
     def build(**kwargs) -> MixVisionTransformer:
-        model = MixVisionTransformer(**TINY, **kwargs)
+        model = MixVisionTransformer(**TINY | kwargs)
         model.init_weights()
         return model.eval()
 
@@ -127,11 +127,11 @@ def test_nobody_times_a_stage_that_merges_nothing(tiny, clock):
 def test_reused_maps_are_counted_with_their_own_time(tiny, monkeypatch):
     """Stage 3 has three blocks: with reuse of 2, two match and one merges again."""
     times, model = iter([1.4, 0.1]), tiny()
-    monkeypatch.setattr(calibration, "seconds", lambda step, *_: next(times))
-    inputs = calibration._Inputs(torch.randn(1, 48, 40), (6, 8))
+    monkeypatch.setattr(timing, "seconds", lambda step, *_: next(times))
+    inputs = timing.StageInputs(torch.randn(1, 48, 40), (6, 8))
     merging = StageMerging(*merging_of(tiny(tome_cfg="n2d"))[2][:2], 2)
     args = (model.layers[2][1], inputs, merging, False, False)
-    assert calibration.stage_seconds(*args) == pytest.approx(2 * 1.4 + 0.1)
+    assert timing.stage_seconds(*args) == pytest.approx(2 * 1.4 + 0.1)
     assert merging_of(model)[2] == calibration.NO_MERGING
 
 
@@ -195,13 +195,15 @@ def test_other_models_are_left_alone(tiny, clock):
 @pytest.mark.parametrize("decided", [None, [True, False, False, True]])
 def test_a_forward_pass_times_nothing_and_can_be_compiled(tiny, clock, monkeypatch, decided):
     """Undecided, a stage merges as the preset says."""
-    monkeypatch.setattr(calibration.time, "perf_counter", None)
-    model, image = tiny(tome_cfg="hq-auto"), torch.randn(1, 3, *SIZE)
+    monkeypatch.setattr(timing.time, "perf_counter", None)
+    layers = dict(num_layers=[1, 1, 1, 1])
+    model, image = tiny(tome_cfg="hq-auto", **layers), torch.randn(1, 3, *SIZE)
     model.merging_stages = decided
     preset = [dict(kv=dict(mode="bsm", ratio=0.6, stride=(2, 2)))] * 2
     preset += [dict(q=dict(mode="bsm", ratio=0.8, stride=(4, 4)))] * 2
     wanted = decided or [True] * 4
-    same = tiny(tome_cfg=[s if on else {} for s, on in zip(preset, wanted, strict=True)])
+    stages = [s if on else {} for s, on in zip(preset, wanted, strict=True)]
+    same = tiny(tome_cfg=stages, **layers)
     same.load_state_dict(model.state_dict())
     expected = outputs(same, image)
     torch._dynamo.reset()
@@ -436,7 +438,7 @@ def test_what_a_broken_capture_leaves_behind_is_mended(monkeypatch):
         if len(calls) == 2:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    assert calibration._as_graph(step, torch.device("cuda")) is step
+    assert timing._as_graph(step, torch.device("cuda")) is step
     assert ended == [True]
 
 
@@ -449,14 +451,14 @@ def test_stages_are_timed_as_graphs(tiny, monkeypatch, said, dtype, training, pr
 
     ops.set_backend("auto")
     captured = []
-    capture = calibration._as_graph
+    capture = timing._as_graph
 
     def watched(step, device):
         replay = capture(step, device)
         captured.append(replay is not step)
         return replay
 
-    monkeypatch.setattr(calibration, "_as_graph", watched)
+    monkeypatch.setattr(timing, "_as_graph", watched)
     model = tiny(tome_cfg=preset).cuda().train()
     image = torch.randn(2, 3, *SIZE, device="cuda")
     states = torch.get_rng_state(), torch.cuda.get_rng_state()

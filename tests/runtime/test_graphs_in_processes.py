@@ -11,19 +11,22 @@ import torch
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_losses_are_those_of_plain_passes(processes, accumulate):
+def test_losses_are_those_of_plain_passes(processes):
+    """Also where gradients accumulate; starting processes takes longest, so both go in one."""
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         pytest.skip("NCCL needs a GPU for each process")
     backend = "nccl" if gpus else "gloo"
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *launcher, str(SCRIPT), backend, str(accumulate)]
+    command = [sys.executable, *launcher, str(SCRIPT), backend]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     lines = [line for line in done.stderr.splitlines() if line.startswith("[rank")]
     assert done.returncode == 0, "\n".join(lines)
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found["captured"] == [True]
-    losses = [torch.tensor(found[key]) for key in ("graphed", "plain")]
-    torch.testing.assert_close(*losses, rtol=2e-2 if gpus else 1e-4, atol=1e-3 if gpus else 1e-5)
+    assert [each["accumulate"] for each in found] == [1, 2]
+    for each in found:
+        assert each["captured"] == [True]
+        losses = [torch.tensor(each[key]) for key in ("graphed", "plain")]
+        tolerance = dict(rtol=2e-2, atol=1e-3) if gpus else dict(rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(*losses, **tolerance)

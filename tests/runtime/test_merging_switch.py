@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 pytest.importorskip("mmengine")
 
-from mmseg_tome import compat  # isort: skip
+from mmseg_tome import compat, create_model  # isort: skip
 from mmseg_tome.merging import Identity, TomeConfigError, parse_tome_cfg  # isort: skip
 from mmseg_tome.models.mix_transformer import MixVisionTransformer  # isort: skip
 from mmseg_tome.runtime.graphs import install  # isort: skip
@@ -46,6 +48,86 @@ def equal(first, second) -> bool:
 
 
 CUSTOM = [dict(reuse=2)] * 3 + [dict(q=dict(mode="n1d", stride=2))]
+
+
+def of_torch_alone() -> nn.Module:
+    return create_model("b0", 3, channels=16)
+
+
+def of_mm(name: str, **sizes) -> nn.Module:
+    if not compat.has("mmseg"):
+        pytest.skip("needs mmseg")
+    from mmseg_tome import models
+
+    return getattr(models, name)(**sizes)
+
+
+def of_transformers() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(depths=[1, 1, 2, 1], num_attention_heads=[1, 2, 5, 8], decoder_hidden_size=16)
+    config = transformers.SegformerConfig(hidden_sizes=[8, 16, 40, 64], **sizes)
+    return transformers.SegformerForSemanticSegmentation(config)
+
+
+MODELS = {
+    "torch alone": of_torch_alone,
+    "mm": lambda: of_mm("MixVisionTransformer", embed_dims=8, num_heads=(1, 2, 4, 4)),
+    "ViT": lambda: of_mm(
+        "VisionTransformer", img_size=32, patch_size=8, embed_dims=16, num_heads=2
+    ),
+    "PVT": lambda: of_mm(
+        "PyramidVisionTransformerV2", embed_dims=8, num_layers=[1] * 4, num_heads=[1, 2, 5, 8]
+    ),
+    "SVT": lambda: of_mm(
+        "SVT",
+        embed_dims=[8, 16, 24, 32],
+        num_heads=[1, 2, 3, 4],
+        mlp_ratios=[2] * 4,
+        depths=[2] * 4,
+        sr_ratios=[8, 4, 2, 1],
+        windiow_sizes=[7] * 4,
+        norm_cfg=dict(type="LN"),
+    ),
+    "transformers": of_transformers,
+}
+
+
+def tensors(model, x) -> list[torch.Tensor]:
+    out = model(x)
+    out = getattr(out, "logits", out)
+    return [out] if isinstance(out, torch.Tensor) else list(out)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.no_grad()
+def test_every_model_is_set_by_the_same_two_functions(kind):
+    import mmseg_tome
+
+    torch.manual_seed(0)
+    model, x = MODELS[kind](), torch.randn(1, 3, 128, 160)
+    model.eval()
+    plain = tensors(model, x)
+    stages = 1 if kind == "ViT" else 4
+    mmseg_tome.set_merging(model, [dict(q=dict(mode="n2d"), kv=dict(mode="n2d"))] * stages)
+    merged = tensors(model, x)
+    assert not equal(merged, plain)
+    with mmseg_tome.without_merging(model):
+        for got, expected in zip(tensors(model, x), plain, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert equal(tensors(model, x), merged)
+    mmseg_tome.set_merging(model, None)
+    for got, expected in zip(tensors(model, x), plain, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pipelines_of_transformers_are_set_as_well():
+    pipeline, x = SimpleNamespace(model=of_transformers().eval()), torch.randn(1, 3, 64, 96)
+    set_merging(pipeline, "n2d")
+    merged = tensors(pipeline.model, x)
+    with without_merging(pipeline) as given:
+        assert given is pipeline
+        assert not equal(tensors(pipeline.model, x), merged)
 
 
 @pytest.mark.parametrize("tome_cfg", ["hq", "fast-turbo", "hq-prop", "n2d", None, CUSTOM])

@@ -1,19 +1,26 @@
-"""Groups, heat and counts of known slot maps."""
+"""Groups, heat and counts of known slot maps; which stages a user chooses; pictures for logs."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mmseg_tome.merging import NeighbourMerging2D, SlotMap
 from mmseg_tome.merging.strategies.identity import identity_map
 from mmseg_tome.visualization.capture import CapturedSlots, Pass
-from mmseg_tome.visualization.selection import Selection
+from mmseg_tome.visualization.painting import fit
 from mmseg_tome.visualization.stage_maps import (
+    CAPTION,
+    GAP,
+    Selection,
     StageMap,
     colour_heat,
+    merging_stages,
     network_image,
     read_stages,
+    stage_picture,
     tokens_apart,
+    words,
 )
 
 CPU = torch.device("cpu")
@@ -155,3 +162,94 @@ def test_heat_is_painted_in_the_colours_of_the_bar():
 
     expected = colormaps["viridis"]([0, 0.5, 1.0], bytes=True)[:, :3]  # square roots
     np.testing.assert_array_equal(colours[0], expected)
+
+
+pytest.importorskip("mmengine")
+
+
+@pytest.fixture
+def backbone():
+    from mmseg_tome.models import MixVisionTransformer
+
+    tome_cfg = [dict(), dict(kv=dict(mode="n2d")), dict(q=dict(mode="n2d")), dict()]
+    return MixVisionTransformer(
+        embed_dims=8, num_layers=(1, 2, 3, 1), num_heads=(1, 2, 4, 4), tome_cfg=tome_cfg
+    )
+
+
+def test_blocks_are_counted_from_1_or_from_an_end():
+    assert [Selection(block).block_of(5) for block in ("first", "last", 1, 3, 5)] == [0, 4, 0, 2, 4]
+    assert [Selection(stages=[1, 3]).wants(stage) for stage in range(4)] == [True, False] * 2
+    assert Selection().wants(3)
+
+
+def test_the_stages_that_merge(backbone):
+    assert merging_stages(backbone) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(),
+        Selection("first", [1, 2]),
+        Selection(2),
+        Selection(3, [3, 4]),
+        Selection(9, [1]),
+    ],
+)
+def test_what_is_there_is_taken(backbone, selection):
+    selection.check(backbone)  # a block need not be in stages that do not merge
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        (Selection(stages=[0, 5, 2]), "no stage 0 and 5, only 1 to 4"),
+        (Selection(3), "no block 3 in stage 2, choose first, last or 1 to 2"),
+        (Selection(0), "no block 0 in stage 2"),
+        (Selection("middle"), "no block middle in stage 2"),
+    ],
+)
+def test_what_is_not_there_is_named(backbone, selection, message):
+    with pytest.raises(ValueError, match=message):
+        selection.check(backbone)
+
+
+def test_other_backbones_are_refused():
+    with pytest.raises(ValueError, match=r"Linear merges no tokens .*MixVisionTransformer"):
+        Selection().check(nn.Linear(1, 1))
+
+
+def test_words():
+    assert [words([1]), words([1, 2]), words([1, 2, 4])] == ["1", "1 and 2", "1, 2 and 4"]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((600, 800), (600, 800)), ((1024, 2048), (512, 1024)), ((64, 48), (512, 384))],
+)
+def test_groups_and_heat_lie_side_by_side_above_a_line_of_numbers(size, expected):
+    height, width = expected
+    image = np.full((*size, 3), 200, np.uint8)
+    image[:, : size[1] // 2] = 20
+    groups = np.zeros((2, 4), int)
+    heat = np.tile(np.float32([0.25, 1, 1, 1]), (2, 1))
+    stage = StageMap(2, "q", 0, 1, (64, 64), 820, 1, groups, heat)
+    picture = stage_picture(stage, image)
+    assert picture.shape == (height + CAPTION, 2 * width + GAP, 3)
+    assert picture.dtype == np.uint8
+    assert (np.abs(picture[:height, :width].astype(int) - 110) <= 1).all()  # one group, its mean
+    quarter = width + GAP + width // 4
+    expected_heat = colour_heat(np.array([[0.25, 1]]))[0]
+    assert (picture[:height, width + GAP : quarter] == expected_heat[0]).all()
+    assert (picture[:height, quarter:] == expected_heat[1]).all()
+    caption = picture[height:]
+    assert (caption < 90).any()
+    assert (caption[:, -3:] == 255).all()
+
+
+def test_scaling_gives_the_size_that_is_asked_for():
+    image = np.full((30, 40, 3), 7, np.uint8)
+    for size in ((10, 20), (90, 10), (60, 80)):
+        assert fit(image, size).shape == (*size, 3)
+        assert (fit(image, size) == 7).all()

@@ -11,7 +11,7 @@ FORMATS: dict[str, "Format"] = {}
 """Each known format by its name."""
 
 DROPPED = ""
-"""In place of our name: a parameter of the format that nothing here needs."""
+"""In place of our name: a parameter of the format that has no use here."""
 
 
 def register_format(cls: type["Format"]) -> type["Format"]:
@@ -27,7 +27,7 @@ class Format(ABC):
 
     Attributes:
         name: Short, for tables.
-        title: For people.
+        title: As messages name it.
     """
 
     name: str

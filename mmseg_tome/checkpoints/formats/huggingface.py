@@ -34,56 +34,44 @@ from mmseg_tome.errors import ConversionError
 
 PREPROCESSOR = "preprocessor_config.json"
 
-HEAD = [
-    ("decode_head.fusion_conv.conv", "decode_head.linear_fuse"),
-    ("decode_head.fusion_conv.bn", "decode_head.batch_norm"),
-    ("decode_head.conv_seg", "decode_head.classifier"),
+_OURS, _BLOCK = "backbone.layers.{i}", "backbone.layers.{i}.1.{j}"
+_4, _BLOCK_4 = "segformer.encoder", "segformer.encoder.block.{i}.{j}"
+_5, _BLOCK_5 = "segformer.stages.{i}", "segformer.stages.{i}.blocks.{j}"
+_SR_5 = f"{_BLOCK_5}.attention.sequence_reduction"
+_PATCH_4 = f"{_4}.patch_embeddings.{{i}}"
+_HEAD = "decode_head"
+TABLE = [
+    (f"{_OURS}.0.projection", f"{_PATCH_4}.proj", f"{_5}.patch_embeddings.proj"),
+    (f"{_OURS}.0.norm", f"{_PATCH_4}.layer_norm", f"{_5}.patch_embeddings.layer_norm"),
+    (f"{_BLOCK}.norm1", f"{_BLOCK_4}.layer_norm_1", f"{_BLOCK_5}.layernorm_before"),
+    (f"{_BLOCK}.attn.attn.q", f"{_BLOCK_4}.attention.self.query", f"{_BLOCK_5}.attention.q_proj"),
+    (f"{_BLOCK}.attn.attn.k", f"{_BLOCK_4}.attention.self.key", f"{_BLOCK_5}.attention.k_proj"),
+    (f"{_BLOCK}.attn.attn.v", f"{_BLOCK_4}.attention.self.value", f"{_BLOCK_5}.attention.v_proj"),
+    (
+        f"{_BLOCK}.attn.attn.out_proj",
+        f"{_BLOCK_4}.attention.output.dense",
+        f"{_BLOCK_5}.attention.o_proj",
+    ),
+    (f"{_BLOCK}.attn.sr", f"{_BLOCK_4}.attention.self.sr", f"{_SR_5}.sequence_reduction"),
+    (f"{_BLOCK}.attn.norm", f"{_BLOCK_4}.attention.self.layer_norm", f"{_SR_5}.layer_norm"),
+    (f"{_BLOCK}.norm2", f"{_BLOCK_4}.layer_norm_2", f"{_BLOCK_5}.layernorm_after"),
+    (f"{_BLOCK}.ffn.layers.0", f"{_BLOCK_4}.mlp.dense1", f"{_BLOCK_5}.mlp.fc1"),
+    (f"{_BLOCK}.ffn.layers.1", *[f"{block}.mlp.dwconv.dwconv" for block in (_BLOCK_4, _BLOCK_5)]),
+    (f"{_BLOCK}.ffn.layers.4", f"{_BLOCK_4}.mlp.dense2", f"{_BLOCK_5}.mlp.fc2"),
+    (f"{_OURS}.2", f"{_4}.layer_norm.{{i}}", f"{_5}.layer_norm"),
+    (
+        f"{_HEAD}.convs.{{i}}.conv",
+        f"{_HEAD}.linear_c.{{i}}.proj",
+        f"{_HEAD}.linear_projections.{{i}}.proj",
+    ),
+    (f"{_HEAD}.fusion_conv.conv", *[f"{_HEAD}.linear_fuse"] * 2),
+    (f"{_HEAD}.fusion_conv.bn", *[f"{_HEAD}.batch_norm"] * 2),
+    (f"{_HEAD}.conv_seg", *[f"{_HEAD}.classifier"] * 2),
 ]
-_BLOCK, _OURS = "segformer.encoder.block.{i}.{j}", "backbone.layers.{i}.1.{j}"
-RENAMING = Renaming(
-    [
-        ("backbone.layers.{i}.0.projection", "segformer.encoder.patch_embeddings.{i}.proj"),
-        ("backbone.layers.{i}.0.norm", "segformer.encoder.patch_embeddings.{i}.layer_norm"),
-        (f"{_OURS}.norm1", f"{_BLOCK}.layer_norm_1"),
-        (f"{_OURS}.attn.attn.q", f"{_BLOCK}.attention.self.query"),
-        (f"{_OURS}.attn.attn.k", f"{_BLOCK}.attention.self.key"),
-        (f"{_OURS}.attn.attn.v", f"{_BLOCK}.attention.self.value"),
-        (f"{_OURS}.attn.attn.out_proj", f"{_BLOCK}.attention.output.dense"),
-        (f"{_OURS}.attn.sr", f"{_BLOCK}.attention.self.sr"),
-        (f"{_OURS}.attn.norm", f"{_BLOCK}.attention.self.layer_norm"),
-        (f"{_OURS}.norm2", f"{_BLOCK}.layer_norm_2"),
-        (f"{_OURS}.ffn.layers.0", f"{_BLOCK}.mlp.dense1"),
-        (f"{_OURS}.ffn.layers.1", f"{_BLOCK}.mlp.dwconv.dwconv"),
-        (f"{_OURS}.ffn.layers.4", f"{_BLOCK}.mlp.dense2"),
-        ("backbone.layers.{i}.2", "segformer.encoder.layer_norm.{i}"),
-        ("decode_head.convs.{i}.conv", "decode_head.linear_c.{i}.proj"),
-        *HEAD,
-    ]
-)
-"""The names in files."""
+"""Our names; those in files; those in memory since version 5."""
 
-_BLOCK5 = "segformer.stages.{i}.blocks.{j}"
-RENAMING_5 = Renaming(
-    [
-        ("backbone.layers.{i}.0.projection", "segformer.stages.{i}.patch_embeddings.proj"),
-        ("backbone.layers.{i}.0.norm", "segformer.stages.{i}.patch_embeddings.layer_norm"),
-        (f"{_OURS}.norm1", f"{_BLOCK5}.layernorm_before"),
-        (f"{_OURS}.attn.attn.q", f"{_BLOCK5}.attention.q_proj"),
-        (f"{_OURS}.attn.attn.k", f"{_BLOCK5}.attention.k_proj"),
-        (f"{_OURS}.attn.attn.v", f"{_BLOCK5}.attention.v_proj"),
-        (f"{_OURS}.attn.attn.out_proj", f"{_BLOCK5}.attention.o_proj"),
-        (f"{_OURS}.attn.sr", f"{_BLOCK5}.attention.sequence_reduction.sequence_reduction"),
-        (f"{_OURS}.attn.norm", f"{_BLOCK5}.attention.sequence_reduction.layer_norm"),
-        (f"{_OURS}.norm2", f"{_BLOCK5}.layernorm_after"),
-        (f"{_OURS}.ffn.layers.0", f"{_BLOCK5}.mlp.fc1"),
-        (f"{_OURS}.ffn.layers.1", f"{_BLOCK5}.mlp.dwconv.dwconv"),
-        (f"{_OURS}.ffn.layers.4", f"{_BLOCK5}.mlp.fc2"),
-        ("backbone.layers.{i}.2", "segformer.stages.{i}.layer_norm"),
-        ("decode_head.convs.{i}.conv", "decode_head.linear_projections.{i}.proj"),
-        *HEAD,
-    ]
-)
-"""The names in memory since version 5."""
+RENAMING = Renaming([(ours, in_files) for ours, in_files, _ in TABLE])
+RENAMING_5 = Renaming([(ours, in_memory) for ours, _, in_memory in TABLE])
 
 UNUSED = re.compile(r"classifier\.(weight|bias)")
 """ImageNet's classifier."""
@@ -206,7 +194,7 @@ def _normalising(checkpoint: Checkpoint) -> dict:
 
 
 def check_config(config: dict) -> None:
-    """Raise ConversionError if a `config.json` describes what cannot be had here."""
+    """Raise ConversionError if a `config.json` describes a model that is not supported."""
     if config.get("model_type", "segformer") != "segformer":
         raise ConversionError(f"config.json describes a {config['model_type']}, not a segformer")
     if config.get("hidden_act", "gelu") != "gelu":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
-import time
+import tempfile
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from . import floor, measure
 from .parts import OTHER, PARTS, REST, Call, watch
@@ -16,8 +22,8 @@ from .rates import Rates
 
 DEFINITIONS = {
     "ms": "milliseconds of the part in one eager forward pass of the batch, medians over passes of "
-    "their own, apart from latency_ms. On a GPU: while its kernels run, without waiting for their "
-    "launch. On a CPU: all that its calls take",
+    "their own under torch.profiler, apart from latency_ms. On a GPU: of its kernels, without "
+    "waiting for their launch. On a CPU: all that its calls take",
     "floor_ms": "sum over the operators that ran, as they are cut today, of the larger of bytes "
     "moved / copy rate and FLOPs / matmul rate of the precision (environment.rates). Inputs are "
     "read once, outputs written once, views are free. A fused kernel can go below, and so can "
@@ -31,6 +37,10 @@ DEFINITIONS = {
     **PARTS,
 }
 
+_MARK = "part: "
+_LAUNCHES = ("cuda_runtime", "cuda_driver")
+_GPU_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+
 
 def measure_parts(
     net: nn.Module, forward: measure.Forward, device: torch.device, rounds: int, rates: Rates
@@ -41,102 +51,70 @@ def measure_parts(
     add up to the whole pass.
 
     Args:
-        net: A `cases.Pipeline` that ran before: caches are filled.
+        net: A `networks.Pipeline` that ran before: caches are filled.
         forward: Runs it once.
         device: Where it runs.
         rounds: Passes to take medians over.
         rates: What the device can do.
     """
-    ms, whole = time_parts(net, forward, device, rounds)
+    with measure.no_garbage_collection():
+        passes = [times_of_parts(trace(net, forward, device)) for _ in range(rounds + 1)][1:]
+    ms = {p: statistics.median(times.get(p, 0.0) for times in passes) for p in set().union(*passes)}
+    whole = sum(ms.values())
+    if device.type == "cuda":
+        (samples,) = measure.time_in_turns([forward], rounds, device)
+        whole = statistics.median(samples)
     floors = floor.floors(*floor.record(net, forward), rates)
     rows = {part: {"ms": ms.get(part, 0.0), **floors[part]} for part in PARTS if part in floors}
     rest = whole - sum(row["ms"] for row in rows.values())
     return rows | {REST: {"ms": rest, **dict.fromkeys(floor.COLUMNS, 0.0)}}
 
 
-def time_parts(
-    net: nn.Module, forward: measure.Forward, device: torch.device, rounds: int
-) -> tuple[dict[str, float], float]:
-    """Median milliseconds of each part, nested ones subtracted, and of the whole pass.
+def trace(net: nn.Module, forward: measure.Forward, device: torch.device) -> list[dict]:
+    """Events of one pass in Chrome's format, among them a mark for each piece of a part."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports every start and stop
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    mark = ExitStack()
 
-    On a GPU the whole pass is timed without cuts. On a CPU it is what its parts add up to.
+    def switch(call: Call) -> None:
+        mark.close()
+        mark.enter_context(record_function(_MARK + call.part))
+
+    with profile(activities=activities) as profiler, watch(net, switch):
+        with mark:
+            switch(Call(OTHER))
+            forward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        return json.loads(path.read_text())["traceEvents"]
+
+
+def times_of_parts(events: Iterable[dict]) -> dict[str, float]:
+    """Milliseconds of each part in a `trace`.
+
+    Where kernels ran on a GPU, of those that the part launched; else of the part itself.
     """
-    on_gpu = device.type == "cuda"
-    clock = CudaClock() if on_gpu else CpuClock()
-    with watch(net, clock.switch), measure.no_garbage_collection():
-        clock.time(forward)  # fills caches; shows the GPU's clock how long launches take
-        passes = [clock.time(forward) for _ in range(rounds)]
-    parts = {part for times in passes for part in times}
-    ms = {part: statistics.median(times.get(part, 0.0) for times in passes) for part in parts}
-    if on_gpu:
-        (samples,) = measure.time_in_turns([forward], rounds, device)
-        return ms, statistics.median(samples)
-    return ms, sum(ms.values())
-
-
-class CpuClock:
-    """Cuts a pass wherever the part changes, by the time of day."""
-
-    def time(self, forward: Callable[[], object]) -> dict[str, float]:
-        """Milliseconds of each part of one pass; together, all of it."""
-        self._ms: dict[str, float] = defaultdict(float)
-        self._part, self._since = OTHER, time.perf_counter()
-        forward()
-        self.switch(Call(OTHER))
-        return dict(self._ms)
-
-    def switch(self, call: Call) -> None:
-        """Another part runs from now on."""
-        now = time.perf_counter()
-        self._ms[self._part] += (now - self._since) * 1e3
-        self._part, self._since = call.part, now
-
-
-class CudaClock:
-    """Cuts a pass wherever the part changes; times the GPU alone, without waits for launches.
-
-    Before each piece the GPU is kept busy with a spin kernel for longer than the CPU takes to
-    launch the piece (as measured in the first pass), so that its kernels run back to back; CUDA
-    events before and after then time the kernels. What two events with nothing between them show is
-    subtracted. Works on the current device and stream.
-    """
-
-    CYCLES_PER_S = 2.2e9
-    """At least the GPU's clock rate, so that a spin is never too short."""
-    MARGIN_S = 5e-5
-
-    def __init__(self):
-        self._start, self._stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._empty_ms, self._leads = 0.0, [0.0]
-        self._empty_ms = statistics.median(self.time(lambda: None)[OTHER] for _ in range(20))
-        self._leads = []  # seconds that launching each piece takes, from the first pass
-
-    def time(self, forward: Callable[[], object]) -> dict[str, float]:
-        """Milliseconds that the GPU works for each part of one pass; forget those of the first."""
-        self._ms: dict[str, float] = defaultdict(float)
-        self._launches: list[float] = []
-        self._begin(OTHER)
-        forward()
-        self._end()
-        self._leads = self._leads or self._launches
-        return dict(self._ms)
-
-    def switch(self, call: Call) -> None:
-        """Another part runs from now on."""
-        self._end()
-        self._begin(call.part)
-
-    def _begin(self, part: str) -> None:
-        torch.cuda.synchronize()
-        piece = len(self._launches)
-        known = self._leads[piece : piece + 1] or self._leads or [0.0]
-        torch.cuda._sleep(int((1.5 * max(known) + self.MARGIN_S) * self.CYCLES_PER_S))
-        self._start.record()
-        self._part, self._since = part, time.perf_counter()
-
-    def _end(self) -> None:
-        self._stop.record()
-        self._launches.append(time.perf_counter() - self._since)
-        self._stop.synchronize()
-        ms = self._start.elapsed_time(self._stop) - self._empty_ms
-        self._ms[self._part] += max(ms, 0.0)
+    kinds: dict[str, list[dict]] = defaultdict(list)
+    for event in events:
+        kinds[event.get("cat", "")].append(event)
+    marks = [mark for mark in kinds["user_annotation"] if mark["name"].startswith(_MARK)]
+    marks.sort(key=lambda mark: mark["ts"])
+    starts = [mark["ts"] for mark in marks]
+    launched = {e["args"]["correlation"]: e["ts"] for kind in _LAUNCHES for e in kinds[kind]}
+    pieces = [(mark, mark["dur"]) for mark in marks]
+    if work := [event for kind in _GPU_WORK for event in kinds[kind]]:
+        begun = [launched.get(event["args"]["correlation"], 0.0) for event in work]
+        pieces = [
+            (marks[bisect_right(starts, at) - 1], event["dur"])
+            for at, event in zip(begun, work, strict=True)
+            if at >= starts[0]
+        ]
+    ms: dict[str, float] = defaultdict(float)
+    for mark, microseconds in pieces:
+        ms[mark["name"].removeprefix(_MARK)] += microseconds / 1e3
+    return dict(ms)

@@ -1,227 +1,192 @@
-"""What is measured: models read from our configs, built for our pipeline and for the peer's."""
+"""A case: what the rows of one table share, the variants that it measures, and their rows."""
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+import torch
 from torch import Tensor, nn
 
-from mmseg_tome import compat
-from mmseg_tome.checkpoints.fitting import load_weights
-from mmseg_tome.checkpoints.loading import load
-from mmseg_tome.checkpoints.wrappers import find_parameters
-from mmseg_tome.errors import UserError
-from mmseg_tome.files import CONFIGS
+from mmseg_tome.errors import first_line
+from mmseg_tome.runtime.precision import DTYPES as HALF
 
-from . import peer
+from . import flops, measure, networks, peer, results
+from .networks import Model, Pipeline, Recipe
 
-NAMES = ("b0", "b1", "b2", "b3", "b4", "b5")
-PRESETS: dict[str, dict] = {
-    "none": {},
-    "hq": {"tome_cfg": "hq"},
-    "fast": {"tome_cfg": "fast"},
-    "n2d": {"tome_cfg": "n2d"},
-    "quality": {"tome_cfg": "quality"},
-    "speed": {"tome_cfg": "speed"},
-    "hq-turbo": {"tome_cfg": "hq-turbo"},
-    "fast-turbo": {"tome_cfg": "fast-turbo"},
-    "hq-prop": {"tome_cfg": "hq-prop"},
-    "fast-prop": {"tome_cfg": "fast-prop"},
-    "hq-auto": {"tome_cfg": "hq-auto"},
-    "fast-auto": {"tome_cfg": "fast-auto"},
-    "downsample": {"down_sample": True},
-}
-"""The backbone's merging options of each preset; `downsample` is the paper's baseline."""
-
-_MERGING = ("tome_cfg", "down_sample")
-_HEATMAP_HEAD = "mmseg_tome.SegformerHeatmapHead"
-_STOCK_HEADS = {"mmseg_tome.SegformerHead": "mmseg.SegformerHead"}
+Weights = dict[str, dict[str, Tensor]]
+"""A state dict for each `Recipe.layout`, `ours` and `peer`: same values, other strides."""
 
 
-class UsageError(UserError):
-    """Something the command line asks for cannot be done; the message is one line."""
+@dataclass(frozen=True)
+class Settings:
+    """What all cases of a run share; the fields are the command line's options."""
+
+    part: str = "model"
+    peer: bool = True
+    fused_peer: bool = False
+    compiled_peer: bool = False
+    graphs: bool = False
+    train: bool = False
+    autocast: bool = False
+    compile: bool = False
+    rounds: int = 10
+    warmup: int = 1
 
 
-@dataclass
-class Model:
-    """One architecture and the variants of it to compare.
+@dataclass(frozen=True)
+class Case:
+    """What the rows of one table have in common; ``size`` is (H, W) in pixels."""
 
-    ``backbone``, ``head`` and ``neck`` are config dicts, the backbone's without merging options;
-    ``variants`` maps a label to those options; ``size`` is the (H, W) that the config trains at, if
-    it says so.
-    """
+    model: Model
+    size: tuple[int, int]
+    batch: int
+    dtype: str
+    device: torch.device
+    settings: Settings
 
-    name: str
-    backbone: dict
-    head: dict
-    scope: str = "mmseg"
-    variants: dict[str, dict] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
-    neck: dict | None = None
+    def key(self) -> dict:
+        """The columns that name the case in a report, see `results.CASE`."""
+        return {
+            "model": self.model.name,
+            "size": f"{self.size[0]}x{self.size[1]}",
+            "batch": self.batch,
+            "dtype": self.dtype + (" autocast" if self.settings.autocast else ""),
+            "device": str(self.device),
+            "part": self.settings.part,
+            "mode": "training" if self.settings.train else "inference",
+        }
 
     @property
-    def is_segformer(self) -> bool:
-        """Whether its backbone is SegFormer's, which alone has a peer."""
-        return self.backbone["type"].endswith("MixVisionTransformer")
+    def element(self) -> torch.dtype:
+        """Data type of weights and input."""
+        return torch.float32 if self.settings.autocast else getattr(torch, self.dtype)
+
+    @property
+    def half(self) -> bool:
+        """Whether weights are in half precision."""
+        return not self.settings.autocast and self.dtype in HALF
+
+    def autocast(self) -> torch.autocast:
+        """The context that passes run in; does nothing without --autocast."""
+        dtype = getattr(torch, self.dtype)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=self.settings.autocast)
+
+    def image(self) -> Tensor:
+        """A fixed random input, ``[batch, C, H, W]``."""
+        generator = torch.Generator().manual_seed(0)
+        channels = self.model.backbone.get("in_channels", 3)
+        image = torch.randn(self.batch, channels, *self.size, generator=generator)
+        return image.to(self.device, self.element)
+
+    def place(self, weights: Weights) -> Weights:
+        """The weights on this case's device, in its data type.
+
+        Beside half precision our batch norms stay float32, as `precision.to_half` keeps them.
+        """
+
+        def placed(key: str, value: Tensor, wide: set[str]) -> Tensor:
+            cast = value.is_floating_point() and key.rpartition(".")[0] not in wide
+            return value.to(self.device, self.element if cast else None)
+
+        wide = {"ours": _batch_norms(weights["ours"]) if self.half else set(), "peer": set()}
+        return {
+            layout: {key: placed(key, value, wide[layout]) for key, value in tensors.items()}
+            for layout, tensors in weights.items()
+        }
+
+    def forward(self, net: nn.Module, image: Tensor) -> measure.Forward:
+        """One forward pass as a function without arguments."""
+
+        @torch.inference_mode()
+        def forward() -> Tensor:
+            with self.autocast():
+                return net(image)
+
+        return forward
+
+    def entries(self) -> Iterator[tuple[str, Recipe]]:
+        """What is measured, in that order: each variant with each pipeline.
+
+        The peers go first: our outputs are compared with theirs.
+        """
+        settings = self.settings
+        wanted = {
+            networks.PEER: settings.peer,
+            networks.FUSED_PEER: settings.fused_peer,
+            networks.COMPILED_PEER: settings.compiled_peer,
+            networks.OURS: True,
+            networks.GRAPHS: settings.graphs,
+        }
+        recipes = [recipe for recipe, is_wanted in wanted.items() if is_wanted]
+        if settings.compile:
+            by = torch.compile
+            recipes = [replace(recipe, launch=by, launch_training=by) for recipe in recipes]
+        return itertools.product(self.model.variants, recipes)
+
+    def assemble(self, variant: str, recipe: Recipe) -> Pipeline:
+        """Build a variant on the CPU, in eval mode, with random weights.
+
+        Raises:
+            UsageError: It cannot be built, see `networks.build`.
+        """
+        options, part = self.model.variants[variant], self.settings.part
+        net = networks.build(self.model, options, recipe.of_peer, part)
+        if recipe.fused:
+            peer.fuse_attention(net.backbone)
+        return net
+
+    def new_row(self, variant: str, recipe: Recipe) -> dict:
+        """The row of a variant before anything is measured."""
+        row = self.key() | results.empty_row(variant, recipe.name)
+        row["baseline"] = not self.model.variants[variant]
+        return row
+
+    def finish(self, rows: list[dict]) -> list[dict]:
+        """All rows sorted for the table, with their ratios."""
+        variants, names = list(self.model.variants), list(networks.RECIPES)
+        rows.sort(key=lambda r: (variants.index(r["variant"]), names.index(r["pipeline"])))
+        results.add_ratios(rows)
+        return rows
 
 
-class Pipeline(nn.Module):
-    """Image resizing and neck if any, backbone, head up to logits or heatmaps if there is one."""
-
-    def __init__(
-        self,
-        name: str,
-        backbone: nn.Module,
-        head: nn.Module,
-        resize: nn.Module,
-        neck: nn.Module | None = None,
-    ):
-        super().__init__()
-        self.name = name
-        self.resize = resize
-        self.backbone = backbone
-        self.neck = neck or nn.Identity()
-        self.head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` -> ``[B, classes, H / 4, W / 4]``, or the backbone's last stage."""
-        return self.head(self.neck(self.backbone(self.resize(x))))
+def _batch_norms(tensors: dict[str, Tensor]) -> set[str]:
+    return {key.rpartition(".")[0] for key in tensors if key.endswith(".running_mean")}
 
 
-class _LastStage(nn.Module):
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return features[-1]
+def inspect(row: dict, net: Pipeline, forward: measure.Forward, case: Case) -> None:
+    """Run ``forward`` once and fill in what does not depend on the machine."""
+    _, found = flops.count_flops(forward)
+    per_image = {op: count / case.batch / 1e9 for op, count in found.items()}
+    row["gflops"] = sum(per_image.values())
+    row["gflops_by_operator"] = per_image
+    row["attention"] = flops.attention_backend(found)
+    row["weights_mib"] = sum(t.nbytes for t in net.state_dict().values()) / measure.MIB
+    if networks.is_ours(row["pipeline"]):
+        row["tokens_kept"] = net.backbone.tokens_kept(case.size)
 
 
-def preset_model(name: str, presets: Sequence[str]) -> Model:
-    """MiT-``name`` with a 19-class SegFormer head, as the repository's configs have it."""
-    cfg = read_config(CONFIGS / "_base_" / "models" / f"segformer_mit_{name}.py")
-    variants = {preset: PRESETS[preset] for preset in presets}
-    return _model(name, cfg, variants)
+def add_times(row: dict, times: list[float]) -> None:
+    """Fill in what samples in milliseconds say."""
+    row["latency_ms"] = measure.summarise(times)
+    row["samples_ms"] = times
+    row["images_per_s"] = row["batch"] * 1e3 / row["latency_ms"]["median"]
 
 
-def config_models(paths: Sequence[str]) -> list[Model]:
-    """The models of config files; configs that differ in merging alone become one model's variants.
-
-    Each model gets a ``none`` variant to compare with, unless one of its configs is that.
-    """
-    models: list[Model] = []
-    for path in map(Path, paths):
-        cfg = read_config(path)
-        options = {k: v for k, v in cfg["model"]["backbone"].items() if k in _MERGING and v}
-        new = _model(path.stem, cfg, {path.stem: options})
-        parts = (new.backbone, new.neck, new.head)
-        same = [m for m in models if (m.backbone, m.neck, m.head) == parts]
-        if not same:
-            models.append(new)
-        elif path.stem in same[0].variants:
-            raise UsageError(f"two configs of one model are both called {path.stem}")
-        else:
-            same[0].variants |= new.variants
-    for model in models:
-        if {} not in model.variants.values():
-            model.variants = {"none": {}} | model.variants
-    return models
-
-
-def read_config(path: Path) -> Config:
-    """Read a config that has a model with a backbone and a head.
+@contextmanager
+def failures_into(row: dict, key: str = "error") -> Iterator[None]:
+    """What fails inside becomes the row's error.
 
     Raises:
-        UsageError: it cannot be read, or is no such config.
+        UsageError: One of our variants cannot be built.
     """
-    if not path.is_file():
-        raise UsageError(f"no config file at {path}")
     try:
-        compat.name_packages()
-        cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: anything can come out of it
-        raise UsageError(f"cannot read config {path}: {_one_line(error)}") from error
-    model = cfg.get("model") or {}
-    if "backbone" not in model or not ({"decode_head", "head"} & set(model)):
-        raise UsageError(f"config {path} has no model with a backbone and a head")
-    return cfg
-
-
-def _model(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
-    model = cfg.model.to_dict()
-    backbone = {k: v for k, v in model["backbone"].items() if k not in _MERGING}
-    head = model.get("decode_head") or model["head"]
-    size = cfg.get("crop_size") or cfg.model.get("data_preprocessor", {}).get("size")
-    if "codec" in cfg and "input_size" in cfg.codec:
-        size = cfg.codec.input_size[::-1]  # MMPose says (w, h)
-    return Model(
-        name,
-        _for_one_process(backbone),
-        _for_one_process(head),
-        cfg.get("default_scope") or "mmseg",
-        variants,
-        tuple(size) if size else None,
-        _for_one_process(model.get("neck")),
-    )
-
-
-def _for_one_process(cfg):
-    """A copy without weights to download, with SyncBN, which needs a process group, as BN."""
-    if isinstance(cfg, dict):
-        kept = {k: v for k, v in cfg.items() if k not in ("init_cfg", "pretrained")}
-        return {k: _for_one_process(v) for k, v in kept.items()}
-    if isinstance(cfg, list | tuple):
-        return type(cfg)(_for_one_process(v) for v in cfg)
-    return "BN" if cfg == "SyncBN" else cfg
-
-
-def build(model: Model, options: dict, of_peer: bool, part: str = "model") -> Pipeline:
-    """Build one variant in eval mode on the CPU, with torch's random initial weights.
-
-    The peer is the stock backbone and head of the mm packages; our heatmap head, which they do not
-    have, fuses there as SegFormer defines it.
-
-    Raises:
-        UsageError: the config's model cannot be built, or the peer lacks its merging.
-    """
-    backbone, head = copy.deepcopy((model.backbone, model.head))
-    if of_peer:
-        if not model.is_segformer:
-            raise UsageError(f"there is no peer of {model.name}'s backbone: pass --no-peer")
-        backbone["type"] = "mmseg.MixVisionTransformer"
-        head["type"] = _STOCK_HEADS.get(head["type"], head["type"])
-    else:
-        backbone |= options
-    try:
-        with DefaultScope.overwrite_default_scope(model.scope), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about losses, which nobody computes
-            body = MODELS.build(backbone)
-            top = MODELS.build(head) if part == "model" else _LastStage()
-            neck = MODELS.build(model.neck) if model.neck and part == "model" else None
-        resize = nn.Identity()
-        if of_peer:
-            peer.add_merging(body, options.get("tome_cfg"))
-            if head["type"] == _HEATMAP_HEAD and part == "model":
-                peer.use_plain_fusion(top)
-            if options.get("down_sample"):
-                resize = nn.Upsample(scale_factor=0.5)
-    except Exception as error:
-        raise UsageError(f"cannot build {model.name}: {_one_line(error)}") from error
-    return Pipeline(model.name, body, top, resize, neck).eval()
-
-
-def load_checkpoint(pipeline: Pipeline, path: str) -> None:
-    """Load a checkpoint of the whole model, safely, from a file or an address.
-
-    Raises:
-        UserError: it cannot be read, wants to run code, or does not fit the model.
-    """
-    state = find_parameters(load(path)) or {}
-    state = {key.replace("decode_head.", "head.", 1): value for key, value in state.items()}
-    load_weights(pipeline, state, path)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield
+    except networks.UsageError as error:
+        if networks.is_ours(row["pipeline"]):
+            raise
+        row[key] = str(error)
+    except (RuntimeError, NotImplementedError, MemoryError) as error:
+        row[key] = f"{type(error).__name__}: {first_line(error)[:120]}"

@@ -2,9 +2,7 @@
 
 import argparse
 import platform
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from mmseg_tome.export import onnx_file, parity, program
 from mmseg_tome.export.metadata import OUTPUT, Metadata, threshold_of
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.runtime import OnnxNetwork
+from mmseg_tome.lab.bench.measure import summarise, time_in_turns
 
 NONE = "none"
 
@@ -51,7 +50,9 @@ def time_exported(args: argparse.Namespace) -> None:
                 raise UserError(f"{preset} differs from torch: {found}")
             runs["torch", preset] = lambda network=network, images=images: run(network, images)
             runs["onnx", preset] = lambda exported=exported, images=images: exported(images.numpy())
-        print(report(measure(runs, args.rounds, console), args))
+        with console.status("measuring"):
+            samples = time_in_turns(list(runs.values()), args.rounds, torch.device("cpu"), 0.0)
+        print(report(dict(zip(runs, map(summarise, samples), strict=True)), args))
 
 
 def build(cfg: Config, preset: str, size: tuple[int, int]) -> tuple[Network, Metadata]:
@@ -62,21 +63,12 @@ def build(cfg: Config, preset: str, size: tuple[int, int]) -> tuple[Network, Met
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.backbone.init_weights()
-    task = "pose" if is_pose(cfg) else "segmentation"
     network = Network(model)
-    mean, std = ([value] * network.channels for value in (0.0, 1.0))
-    return network, Metadata(
-        task,
-        list(size),
-        mean,
-        std,
-        "RGB",
-        OUTPUT[task],
-        [],
-        preset,
-        channels=network.channels,
-        threshold=threshold_of(model),
-    )
+    task = "pose" if is_pose(cfg) else "segmentation"
+    means, deviations = ([value] * network.channels for value in (0.0, 1.0))
+    known = dict(channels=network.channels, threshold=threshold_of(model))
+    of_input = (list(size), means, deviations, "RGB")
+    return network, Metadata(task, *of_input, OUTPUT[task], [], preset, **known)
 
 
 @torch.no_grad()
@@ -85,28 +77,14 @@ def run(network: Network, images: torch.Tensor):
     return network(images).numpy()
 
 
-def measure(
-    runs: dict[tuple[str, str], Callable[[], object]], rounds: int, console: Console
-) -> dict[tuple[str, str], list[float]]:
-    """Milliseconds of every run in every round; each round runs all of them."""
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    for number in track(range(rounds + 1), "measuring", console=console):
-        for key, step in runs.items():
-            start = time.perf_counter()
-            step()
-            if number:  # the first one warms up
-                times[key].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
-def report(times: dict[tuple[str, str], list[float]], args: argparse.Namespace) -> str:
+def report(times: dict[tuple[str, str], dict[str, float]], args: argparse.Namespace) -> str:
     """A table of medians, a row a runtime, and what was measured with."""
     import onnxruntime
 
     width = 26
     lines = [" " * 14 + "".join(f"{preset:>{width}}" for preset in args.presets)]
     for runtime, title in (("torch", "torch"), ("onnx", "ONNX Runtime")):
-        base = statistics.median(times[runtime, args.presets[0]])
+        base = times[runtime, args.presets[0]]["median"]
         cells = [_cell(times[runtime, preset], base) for preset in args.presets]
         lines.append(f"{title:14}" + "".join(f"{cell:>{width}}" for cell in cells))
     lines.append(
@@ -120,7 +98,5 @@ def report(times: dict[tuple[str, str], list[float]], args: argparse.Namespace) 
     return "\n".join(lines)
 
 
-def _cell(samples: list[float], base: float) -> str:
-    median = statistics.median(samples)
-    low, _, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else [median] * 3
-    return f"{median:.1f} [{low:.0f}-{high:.0f}] {base / median:.2f}x"
+def _cell(ms: dict[str, float], base: float) -> str:
+    return f"{ms['median']:.1f} [{ms['q1']:.0f}-{ms['q3']:.0f}] {base / ms['median']:.2f}x"

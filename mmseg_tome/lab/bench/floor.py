@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from . import measure
-from .kernels import watch_launches
+from .flops import flop_counter, watch_launches
 from .parts import OTHER, Call, watch
 from .rates import Rates, precision_of
 
@@ -78,9 +78,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.operators: list[Operator] = []
         self.call = Call(OTHER)
-        self._counter = measure.flop_counter()
-        # torch before 2.2 calls it flop_mapping.
-        self._formulas = getattr(self._counter, "flop_registry", None) or self._counter.flop_mapping
+        self._counter = flop_counter()
         self._buffers: dict[int, int] = {}  # address of a storage -> number of its buffer
         self._count = 0
         self._unfilled: set[int] = set()  # buffers
@@ -102,7 +100,7 @@ class Recorder(TorchDispatchMode):
                 return func._op_dk(_COMPOSITE, *args, **kwargs)
         self._inside, self._inner_flops = True, 0
         try:
-            if func._overloadpacket in self._formulas:
+            if func._overloadpacket in self._counter.flop_registry:
                 with self._counter:
                     out = func(*args, **kwargs)
                 self._inner_flops += self._counter.get_total_flops()
@@ -114,7 +112,7 @@ class Recorder(TorchDispatchMode):
         return out
 
     def launch(self, name: str, arguments: dict, flops: int) -> None:
-        """A Triton kernel is launched, see `kernels.watch_launches`."""
+        """A Triton kernel is launched, see `flops.watch_launches`."""
         if self._inside:
             self._inner_flops += flops
             return

@@ -15,7 +15,7 @@ from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.files import progress_of
 from mmseg_tome.huggingface import apply_merging
 from mmseg_tome.lab.bench import measure
-from mmseg_tome.lab.bench.cases import NAMES, preset_model
+from mmseg_tome.lab.bench.networks import NAMES, preset_model
 
 SMALLEST = 32
 """Pixels of which the last stage makes one token."""
@@ -62,9 +62,10 @@ def load(name: str) -> nn.Module:
     try:
         return transformers.SegformerForSemanticSegmentation.from_pretrained(name)
     except (OSError, ValueError) as error:
-        reason = first_line(error)
-        raise UserError(f"--model {name}: neither one of {', '.join(NAMES)}, nor could "
-            f"transformers load it: {reason}") from None  # fmt: skip
+        raise UserError(
+            f"--model {name}: neither one of {', '.join(NAMES)}, nor could transformers load it: "
+            f"{first_line(error)}"
+        ) from None
 
 
 def merged(model: nn.Module, preset: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Measuring a forward pass or a training step: FLOPs, peak memory, time of many in turns."""
+"""Measuring forward passes and training steps: peak memory, time of many in turns, differences."""
 
 from __future__ import annotations
 
@@ -7,80 +7,15 @@ import gc
 import math
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    conv_flop_count,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
-
-from .kernels import watch_launches
 
 MIB = 2**20
 Forward = Callable[[], Tensor]
-
-
-def _sdpa(query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _sdpa_backward(gradient, query, key, value, *args, out_shape=None, **kwargs) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
-def _convolution_backward(
-    gradient, x, weight, _bias, _stride, _padding, _dilation, transposed, _out, _groups, wanted, **_
-) -> int:
-    forward = conv_flop_count(x, weight, gradient, transposed=transposed)
-    return forward * sum(wanted[:2])  # of the input, of the weight: as much as forward each
-
-
-# torch counts the fused attention of GPUs, but not the one of CPUs, and takes the gradient of a
-# depthwise weight for that of a dense one. An operator of our own that
-# hides matrix products from the counter needs its formula here as well, a bare Triton kernel in
-# `kernels`.
-_FORMULAS = {
-    getattr(torch.ops.aten, name): formula
-    for name, formula in (
-        ("_scaled_dot_product_flash_attention_for_cpu", _sdpa),
-        ("_scaled_dot_product_flash_attention_for_cpu_backward", _sdpa_backward),
-        ("convolution_backward", _convolution_backward),
-    )
-    if hasattr(torch.ops.aten, name)
-}
-
-
-def flop_counter() -> FlopCounterMode:
-    """torch's counter of FLOPs with every formula that our operators need."""
-    return FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-
-
-def count_flops(forward: Forward) -> tuple[Tensor, dict[str, int]]:
-    """Run ``forward`` once and count its FLOPs by operator, 2 per multiply-add.
-
-    Counted are matrix products (attention and the similarities of matching among them) and
-    convolutions; not counted are elementwise operations, norms, softmax, sorting and resizing.
-    """
-    counter, launched = flop_counter(), Counter()
-    with counter, watch_launches(lambda name, _, flops: launched.update({name: flops})):
-        output = forward()
-    counts = counter.get_flop_counts().get("Global", {})
-    flops = {str(op).removeprefix("aten."): int(n) for op, n in counts.items()}
-    return output, flops | {name: n for name, n in launched.items() if n}
-
-
-def attention_backend(flops: dict[str, int]) -> str:
-    """Which attention really ran, read off the operators that were counted."""
-    fused = [op for op in flops if "scaled_dot_product" in op or "_attention_forward" in op]
-    return f"fused ({', '.join(fused)})" if fused else "materialised (bmm, softmax, bmm)"
-
 
 MEMORY_KIND = {
     "cuda": "growth of torch.cuda.max_memory_allocated during {what}, MiB",

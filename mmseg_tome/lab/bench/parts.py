@@ -42,7 +42,7 @@ _TYPES = (
     (StockPatchEmbed, "embedding"),
     (TokenMerger, "match"),
     (MergedAttention, "attention"),
-    (stock.EfficientMultiheadAttention, "attention"),  # peer.MergedAttention is one of these
+    (stock.EfficientMultiheadAttention, "attention"),  # peer.PeerAttention is one of these
     (MixFFN, "ffn"),
     (stock.MixFFN, "ffn"),
 )
@@ -64,7 +64,7 @@ def watch(net: nn.Module, on_change: Callable[[Call], None]) -> Iterator[None]:
     wrapped. Leaving the context removes all of it.
 
     Args:
-        net: A `cases.Pipeline`, ours or the peer's.
+        net: A `networks.Pipeline`, ours or the peer's.
         on_change: Takes the call that now runs.
     """
     stack: list[Call] = []

@@ -33,7 +33,7 @@ class Merge(NamedTuple):
     stride: tuple[int, int] = (2, 2)
 
 
-class Stage(NamedTuple):
+class StageMerges(NamedTuple):
     """What merges in one stage of the backbone: queries, keys/values, or neither."""
 
     q: Merge | None = None
@@ -42,14 +42,14 @@ class Stage(NamedTuple):
 
 _HQ_KV, _FAST_KV = Merge("bsm", 0.6, (2, 2)), Merge("bsm", 0.9, (4, 4))
 _HQ_Q, _FAST_Q = Merge("bsm", 0.8, (4, 4)), Merge("bsm", 0.9, (4, 4))
-PRESETS: dict[str, tuple[Stage, ...]] = {
-    "hq": (Stage(kv=_HQ_KV),) * 2 + (Stage(q=_HQ_Q),) * 2,
-    "fast": (Stage(kv=_FAST_KV),) * 2 + (Stage(q=_FAST_Q),) * 2,
-    "n2d": (Stage(q=Merge("n2d")),) * 4,
+PRESETS: dict[str, tuple[StageMerges, ...]] = {
+    "hq": (StageMerges(kv=_HQ_KV),) * 2 + (StageMerges(q=_HQ_Q),) * 2,
+    "fast": (StageMerges(kv=_FAST_KV),) * 2 + (StageMerges(q=_FAST_Q),) * 2,
+    "n2d": (StageMerges(q=Merge("n2d")),) * 4,
 }
 
 
-def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]:
+def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[StageMerges, ...]:
     """The peer's mergers for a ``tome_cfg``: a preset's name, None, or one dict per stage.
 
     Raises:
@@ -64,7 +64,7 @@ def stages_of(tome_cfg: str | list | None, num_stages: int) -> tuple[Stage, ...]
         raise ValueError("the peer pipeline matches in every block, it has no reuse")
     if any(stage.proportional for stage in stages):
         raise ValueError("the peer pipeline counts every merged key once")
-    return tuple(Stage(_merge_of(stage.q), _merge_of(stage.kv)) for stage in stages)
+    return tuple(StageMerges(_merge_of(stage.q), _merge_of(stage.kv)) for stage in stages)
 
 
 def _merge_of(strategy: MergingStrategy) -> Merge | None:
@@ -122,14 +122,14 @@ def make_merger(spec: Merge | None, x: Tensor, hw: Grid) -> tuple[Step, Step]:
     return bipartite_soft_matching_random2d(x, w, h, sx, sy, r, no_rand=True)
 
 
-class MergedAttention(EfficientMultiheadAttention):
+class PeerAttention(EfficientMultiheadAttention):
     """Stock SegFormer attention with the authors' merging around it.
 
     Keys/values merge after the spatial reduction and its norm, queries before the attention; the
     queries' output is unmerged before the residual, which always uses the full grid.
     """
 
-    stage = Stage()
+    stage = StageMerges()
 
     def forward(self, x: Tensor, hw_shape: Grid, identity: Tensor | None = None) -> Tensor:
         """``x`` and the result are ``[B, H * W, C]``."""
@@ -156,9 +156,9 @@ def add_merging(
     """
     stages = stages_of(tome_cfg, backbone.num_stages)
     for (_, blocks, _), stage in zip(backbone.layers, stages, strict=True):
-        if stage != Stage():
+        if stage != StageMerges():
             for block in blocks:
-                block.attn.__class__ = MergedAttention
+                block.attn.__class__ = PeerAttention
                 block.attn.stage = stage
     return backbone
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from mmseg_tome.files import replacing
 
 from .parts import OTHER, PARTS, REST
-from .report import cases, title
+from .results import grouped, title
 
 
 def write_latencies(path: Path, env: dict, rows: list[dict]) -> None:
     """Plot the median latency of every variant, one panel per case, with its quartiles."""
-    panels = [r for r in cases(rows).values() if any(row["latency_ms"] for row in r)]
+    panels = [r for r in grouped(rows) if any(row["latency_ms"] for row in r)]
     if panels:
         figure = _figure(env, panels, _draw_latencies, width=6.4, height=3.6)
         _save(path, figure)
@@ -22,24 +22,16 @@ def write_latencies(path: Path, env: dict, rows: list[dict]) -> None:
 
 def write_breakdown(path: Path, env: dict, rows: list[dict]) -> None:
     """Plot the time of each part as a stacked bar per row, its floor as a thin bar below it."""
-    panels = [[r for r in case if r.get("breakdown")] for case in cases(rows).values()]
+    panels = [[r for r in case if r.get("breakdown")] for case in grouped(rows)]
     panels = [panel for panel in panels if panel]
     if panels:
         height = 1.1 + 0.55 * max(map(len, panels))
         figure = _figure(env, panels, _draw_breakdown, width=9, height=height)
         drawn = {part: patch for axis in figure.axes for part, patch in _legend(axis).items()}
         parts = [part for part in (*PARTS, REST) if part in drawn]
-        figure.legend(
-            [drawn[part] for part in parts],
-            parts,
-            loc="outside lower center",
-            ncols=len(parts),
-            columnspacing=1.2,
-            handlelength=1.2,
-            handletextpad=0.5,
-            frameon=False,
-            fontsize=8,
-        )
+        narrow = dict(columnspacing=1.2, handlelength=1.2, handletextpad=0.5)
+        style = dict(loc="outside lower center", ncols=len(parts), frameon=False, fontsize=8)
+        figure.legend([drawn[part] for part in parts], parts, **style, **narrow)
         _save(path, figure)
 
 
@@ -49,7 +41,7 @@ def write_presets(path: Path, env: dict, rows: list[dict]) -> bool:
     Of ours by graphs where they were timed. Returns whether there was anything to plot.
     """
     times: dict[str, dict[str, float]] = {}
-    for case in cases(rows).values():
+    for case in grouped(rows):
         for pipeline in ("ours", "ours, graphs"):
             found = {
                 row["variant"]: row["latency_ms"]["median"]
@@ -71,9 +63,6 @@ def draw_presets(path: Path, heading: str, times: dict[str, dict[str, float]]) -
         heading: Hardware and versions.
         times: Milliseconds of each preset, none among them, of each case.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.7 * len(times) + 2.6, 4), layout="constrained")
@@ -108,9 +97,6 @@ def _hardware(env: dict) -> str:
 
 def _figure(env: dict, panels: list, draw: Callable, width: float, height: float):
     """A grid of panels (inches each) under a title with the hardware; ``draw(axis, panel)``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     columns = min(2, len(panels))

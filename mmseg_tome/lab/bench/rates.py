@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+from torch.utils.benchmark import Timer
 
 from . import measure
 
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}
 """Size of the tensor to copy: far beyond the caches."""
 MATMUL_SIZES = {"cpu": (256, 512, 1024, 2048), "cuda": (2048, 4096, 8192, 16384)}
-LONG_ENOUGH_MS = 100
+LONG_ENOUGH_S = 0.1
 """No larger matrices are tried after a product that took this long."""
-REPEATS = 5
+MIN_RUN_S = 0.2
+"""Of repetitions on a CPU."""
 TF32 = "tf32"
 
 
@@ -61,25 +63,30 @@ def measure_rates(device: torch.device, dtypes: list[torch.dtype]) -> Rates:
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes read plus bytes written per second of a large ``copy_``, the best of a few."""
+    """Bytes read plus bytes written per second of a large ``copy_``."""
     size = COPY_BYTES[device.type]
     source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * size / _best_s(lambda: target.copy_(source), device)
+    return 2 * size / _seconds(partial(torch.empty_like(source).copy_, source), device)
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:
     """FLOP/s of a product of square matrices, the best of a few sizes."""
     dtype = torch.float32 if precision == TF32 else getattr(torch, precision)
+    backend = torch.backends.cuda.matmul
+    allowed = device.type == "cuda" and backend.allow_tf32
     best = 0.0
-    with _tf32(device, precision == TF32):
+    try:
+        if allowed != (precision == TF32):
+            backend.allow_tf32 = not allowed
         for n in MATMUL_SIZES[device.type]:
             a, b = torch.randn(2, n, n, device=device).to(dtype)
-            out = torch.empty_like(a)
-            seconds = _best_s(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)
+            seconds = _seconds(partial(torch.mm, a, b, out=torch.empty_like(a)), device)
             best = max(best, 2 * n**3 / seconds)
-            if seconds * 1e3 > LONG_ENOUGH_MS:
+            if seconds > LONG_ENOUGH_S:
                 break
+    finally:
+        if allowed != (precision == TF32):
+            backend.allow_tf32 = allowed
     return best
 
 
@@ -91,20 +98,12 @@ def precision_of(dtype: torch.dtype, device: torch.device, convolution: bool = F
     return str(dtype).removeprefix("torch.")
 
 
-def _best_s(function, device: torch.device) -> float:
-    with torch.inference_mode():
-        (samples,) = measure.time_in_turns([function], REPEATS, device, min_sample_s=0)
-    return min(samples) / 1e3
+@torch.inference_mode()
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    """The fastest of a few calls."""
+    if device.type == "cuda":
+        from triton.testing import do_bench
 
-
-@contextmanager
-def _tf32(device: torch.device, allow: bool) -> Iterator[None]:
-    backend = torch.backends.cuda.matmul
-    if device.type != "cuda" or backend.allow_tf32 == allow:
-        yield
-        return
-    backend.allow_tf32 = allow
-    try:
-        yield
-    finally:
-        backend.allow_tf32 = not allow
+        return do_bench(function, return_mode="min") / 1e3
+    timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=MIN_RUN_S).times)

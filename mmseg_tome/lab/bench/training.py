@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from mmseg_tome.runtime.calibration import calibrate
 from mmseg_tome.runtime.graphs import graphed_parts
 
-from . import cases, measure, pipelines, runner
-from .pipelines import Recipe
-from .runner import Case, Weights
+from . import measure, networks
+from .cases import Case, Weights, add_times, failures_into, inspect
+from .networks import Pipeline, Recipe
 
 Criterion = Callable[[Tensor], Tensor]
 """From a pipeline's output to a loss, without dimensions."""
@@ -40,31 +40,31 @@ def run_case(
     `steps` times if none does.
 
     Raises:
-        UsageError: one of our variants cannot be built.
+        UsageError: One of our variants cannot be built.
     """
     measure.make_current(case.device)
     image = case.image()
-    entries = list(runner.entries(case))
-    rows = [runner.new_row(case, *entry) for entry in entries]
+    entries = list(case.entries())
+    rows = [case.new_row(*entry) for entry in entries]
     samples: list[list[float]] = [[] for _ in rows]
     for rounds in _passes(case.settings.rounds):
         for row, entry, times in zip(rows, entries, samples, strict=True):
             measure.release(case.device)
             if not row["error"]:
-                with runner.failures_into(row):
+                with failures_into(row):
                     times += _train(row, case, *entry, weights, image, rounds, advance)
             advance()
     for row, times in zip(rows, samples, strict=True):
         if not row["error"]:
-            runner.add_times(row, times)
+            add_times(row, times)
     measure.release(case.device)
-    return runner.in_table_order(rows, case)
+    return case.finish(rows)
 
 
 def steps(case: Case) -> int:
     """How often `run_case` reports progress if nothing fails."""
     rounds = case.settings.rounds
-    return len(list(runner.entries(case))) * (len(_passes(rounds)) + rounds)
+    return len(list(case.entries())) * (len(_passes(rounds)) + rounds)
 
 
 def _passes(rounds: int) -> list[int]:
@@ -85,13 +85,13 @@ def _train(
     """Milliseconds of so many steps; fills in the rest of the row on the way."""
     torch.manual_seed(0)
     net = build(case, variant, recipe, weights)
-    graphs = recipe.launch_training is pipelines.by_training_graphs
+    graphs = recipe.launch_training is networks.by_training_graphs
     with case.autocast():  # decides where `-auto` merges
         calibrate(net, image, training=True, graphs=graphs)
     criterion = criterion_of(case, net, image)
     step = training_step(case, net, criterion, image)
     if row["gflops"] is None:  # the second pass would find the same
-        runner.inspect(row, net, step, case)
+        inspect(row, net, step, case)
     launched = recipe.launch_training(net)
     if launched is not net:
         step = training_step(case, launched, criterion, image)
@@ -99,7 +99,7 @@ def _train(
         _add_memory(row, step, case, "the first training step, which captures the graphs")
     for _ in range(1 + case.settings.warmup):
         step()
-    row["launch"] = pipelines.launch_of(launched)
+    row["launch"] = networks.launch_of(launched)
     _add_memory(row, step, case, "one training step")
     (samples,) = measure.time_in_turns([step], rounds, case.device, on_sample=advance)
     return samples
@@ -111,9 +111,9 @@ def _add_memory(row: dict, step: measure.Forward, case: Case, what: str) -> None
         row["memory_mib"], row["memory_kind"] = measure.peak_memory(step, case.device, what)
 
 
-def build(case: Case, variant: str, recipe: Recipe, weights: Weights) -> cases.Pipeline:
+def build(case: Case, variant: str, recipe: Recipe, weights: Weights) -> Pipeline:
     """Build a variant in train mode on the case's device, with a copy of the weights."""
-    net = runner.assemble(case, variant, recipe)
+    net = case.assemble(variant, recipe)
     net.load_state_dict(weights[recipe.layout])  # copies them, and keeps the memory format
     return net.to(case.device, case.element).train()
 
@@ -151,38 +151,17 @@ def training_step(
     alone.
     """
     optimizer = torch.optim.AdamW(net.parameters(), fused=case.device.type == "cuda", **OPTIMIZER)
-    update = _scaled_update if case.settings.autocast and case.dtype == "float16" else _plain_update
-    update = update(optimizer, case.device)
+    # Gradients in float16 underflow unless the loss is scaled up.
+    scaled = case.settings.autocast and case.dtype == "float16"
+    scaler = torch.amp.GradScaler(case.device.type, enabled=scaled)
 
     def step() -> Tensor:
         with case.autocast():
             loss = criterion(net(image))
-        update(loss)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         return loss.detach()
 
     return step
-
-
-def _plain_update(
-    optimizer: torch.optim.Optimizer, device: torch.device
-) -> Callable[[Tensor], None]:
-    def update(loss: Tensor) -> None:
-        loss.backward()
-        optimizer.step()
-
-    return update
-
-
-def _scaled_update(
-    optimizer: torch.optim.Optimizer, device: torch.device
-) -> Callable[[Tensor], None]:
-    """float16's gradients underflow unless the loss is scaled up."""
-    scaler = torch.amp.GradScaler(device.type)  # torch 2.3
-
-    def update(loss: Tensor) -> None:
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return update

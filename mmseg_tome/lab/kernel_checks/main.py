@@ -8,11 +8,8 @@ import torch
 
 from mmseg_tome import ops
 from mmseg_tome.errors import UserError
-from mmseg_tome.lab.kernel_checks.block import Block
 from mmseg_tome.lab.kernel_checks.compiling import compile_for
-from mmseg_tome.lab.kernel_checks.labels import Labels
-from mmseg_tome.lab.kernel_checks.merger import Merger
-from mmseg_tome.lab.kernel_checks.problem import Case, Problem
+from mmseg_tome.lab.kernel_checks.problems import Block, Case, Labels, Merger, Problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Relative to the norm of the reference. Interpreted float32 may be rounded to half by truncation.

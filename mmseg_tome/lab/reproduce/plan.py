@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmengine.config import Config
@@ -15,25 +14,24 @@ from mmengine.config import Config
 from mmseg_tome.config import TRUST_FLAG, add_cfg_options, read_config
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS, TOOLS
+from mmseg_tome.lab.output import digest, write_json
 
-from . import requirements, state
+from . import requirements
 from .requirements import Requirement
 from .tables import Published, Table
 
-STAGES = ("train", "val", "test")
+RUNNING, DONE, FAILED = "running", "done", "failed"
+STATE = "state.json"
+SPLITS = ("train", "val", "test")
+
+Records = dict[str, dict]
+"""Of a row: for each step that was ever begun its status, the fingerprint of what ran, and its
+results."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all rows share; the fields are the command line's options.
-
-    Attributes:
-        work_dir: Folder of the table; each row has a folder of its own in it.
-        device: "cpu", "cuda" or "cuda:N", the GPU that alone is visible to the commands.
-        gpus: How many processes train and test.
-        cfg_options: ``key=value`` texts for the standard tools.
-        benchmark_options: Further options of `tools/benchmark.py`.
-    """
+    """What all rows share: options of `tools/reproduce.py`, which says what they mean."""
 
     work_dir: Path
     data_root: Path | None = None
@@ -48,25 +46,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a row.
-
-    Attributes:
-        name: "train", "test" or "speed".
-        command: Its arguments; the first is "python" or a script.
-        folder: Where it leaves its files.
-        fingerprint: Changes with the command, the config's content, and the checkpoint.
-        needs: What must be there before.
-        written: A config that it reads and that has to be written first.
-        makes: The checkpoint that it must leave, if it is a training.
-    """
+    """One command of a row: "train", "test" or "speed"."""
 
     name: str
-    command: tuple[str, ...]
-    folder: Path
-    fingerprint: str
-    needs: tuple[Requirement, ...] = ()
-    written: tuple[Path, Config] | None = None
-    makes: Path | None = None
+    command: tuple[str, ...]  # begins with "python" or a script
+    folder: Path  # where it leaves its files
+    fingerprint: str  # changes with the command, the config's content, and the checkpoint
+    needs: tuple[Requirement, ...] = ()  # what must be there before
+    written: tuple[Path, Config] | None = None  # a config that it reads, to be written first
+    makes: Path | None = None  # the checkpoint that it must leave, if it is a training
 
     @property
     def log(self) -> Path:
@@ -86,7 +74,7 @@ class Row:
     published: Published
     folder: Path
     steps: tuple[Step, ...]
-    records: state.Records = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
 
     def record(self, step: Step) -> dict | None:
         """What is known of a step, unless that belongs to another command or checkpoint."""
@@ -94,7 +82,15 @@ class Row:
         return record if record and record["fingerprint"] == step.fingerprint else None
 
     def is_done(self, step: Step) -> bool:
-        return (self.record(step) or {}).get("status") == state.DONE
+        return (self.record(step) or {}).get("status") == DONE
+
+    def save(self) -> None:
+        """Replace the row's state as a whole.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        write_json(self.folder / STATE, self.records, 2)
 
     def has_changed(self, step: Step) -> bool:
         """Whether the step ran with another command or checkpoint."""
@@ -108,7 +104,11 @@ def make(table: Table, settings: Settings) -> list[Row]:
         UserError: An option does not fit the configs, or a state cannot be read.
     """
     requirements.forget()
-    return [_row(table, name, settings) for name in table.rows]
+    builders = {name: _Builder(table, name, settings) for name in table.rows}
+    return [
+        Row(name, table.rows[name], b.folder, tuple(b.steps()), read_records(b.folder))
+        for name, b in builders.items()
+    ]
 
 
 def needs_of(rows: list[Row], steps: Sequence[str]) -> list[Requirement]:
@@ -120,72 +120,70 @@ def needs_of(rows: list[Row], steps: Sequence[str]) -> list[Requirement]:
 def refresh(rows: list[Row]) -> None:
     """Read the rows' states anew: other processes may be running other rows."""
     for row in rows:
-        row.records = state.read(row.folder)
+        row.records = read_records(row.folder)
 
 
-def _row(table: Table, name: str, settings: Settings) -> Row:
-    folder = settings.work_dir / name
-    config = CONFIGS / table.config.format(row=name)
-    builder = _Builder.of(table, config, folder, settings)
-    steps = [builder.train()] if table.trains else []
-    steps += [builder.test(*steps), builder.speed()]
-    return Row(name, table.rows[name], folder, tuple(steps), state.read(folder))
+def read_records(folder: Path) -> Records:
+    """The records of the row in `folder`; none if it was never begun.
 
-
-@dataclass(frozen=True)
-class _Builder:
-    """Builds the steps of one row.
-
-    Attributes:
-        config: The row's config file.
-        options: ``key=value`` texts that the standard tools get.
-        cfg: The config as they see it with these.
-        batch: The batch of all processes together.
+    Raises:
+        UserError: The file there is no such state.
     """
+    path = folder / STATE
+    if not path.exists():
+        return {}
+    try:
+        records = json.loads(path.read_text())
+        known = all({"status", "fingerprint"} <= set(record) for record in records.values())
+    except (OSError, ValueError, AttributeError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"cannot read the row's state in {path}: mend the file or remove it")
+    return records
 
-    table: Table
-    config: Path
-    folder: Path
-    settings: Settings
-    options: tuple[str, ...]
-    cfg: Config
-    batch: int
 
-    @classmethod
-    def of(cls, table: Table, config: Path, folder: Path, settings: Settings) -> _Builder:
-        options = _options(table, settings)
-        cfg = _effective(config, options, settings)
-        batch = cfg.train_dataloader.batch_size
+class _Builder:
+    """Builds the steps of one row."""
+
+    def __init__(self, table: Table, name: str, settings: Settings) -> None:
+        self.table, self.settings = table, settings
+        self.config = CONFIGS / table.config.format(row=name)
+        self.folder = settings.work_dir / name
+        self.options = _options(table, settings)
+        self.cfg = _effective(self.config, self.options, settings)
+        self.batch = self.cfg.train_dataloader.batch_size  # of all processes together
         if table.trains and settings.gpus > 1:
             if any(text.startswith(f"{_BATCH}=") for text in settings.cfg_options):
-                batch *= settings.gpus  # the user's is that of each process
+                self.batch *= settings.gpus  # the user's is that of each process
             else:
-                options = (_batch_of_each(batch, settings.gpus), *options)
-                cfg = _effective(config, options, settings)
-        return cls(table, config, folder, settings, options, cfg, batch)
+                each = _batch_of_each(self.batch, settings.gpus)
+                self.options = (each, *self.options)
+                self.cfg = _effective(self.config, self.options, settings)
 
-    def train(self) -> Step:
+    def steps(self) -> Iterator[Step]:
+        """All steps of the row."""
+        training = self._train() if self.table.trains else None
+        if training:
+            yield training
+        yield self._test(training)
+        yield self._speed()
+
+    def _train(self) -> Step:
         """Training, which goes on from its latest checkpoint if there is one."""
-        work_dir = self.folder / "train"
-        tool = _tool("train", self.settings.gpus, str(self.config))
-        command = (*tool, "--resume", *self._common(work_dir))
-        needs = requirements.data_of(self.cfg, ("train", "val"), self.table.source)
+        needs = requirements.data_of(self.cfg, ("train", "val"), self.table.data)
         initial = (self.cfg.model.backbone.get("init_cfg") or {}).get("checkpoint")
         if initial:
             needs.append(requirements.checkpoint(initial))
-        fingerprint = _fingerprint(
-            command, self.cfg.to_dict(), requirements.identity(initial or "")
-        )
-        makes = work_dir / _last_checkpoint(self.cfg)
-        return Step("train", command, work_dir, fingerprint, tuple(needs), makes=makes)
+        step = self._standard("train", (), "--resume", requirements.identity(initial or ""), needs)
+        return replace(step, makes=step.folder / _last_checkpoint(self.cfg))
 
-    def test(self, training: Step | None = None) -> Step:
-        """The test of what ``training`` makes, else of the unmerged model's weights.
+    def _test(self, training: Step | None) -> Step:
+        """The test of what `training` makes, else of the unmerged model's weights.
 
         Raises:
             UserError: There are no such weights.
         """
-        needs = requirements.data_of(self.cfg, ("test",), self.table.source)
+        needs = requirements.data_of(self.cfg, ("test",), self.table.data)
         if training:
             checkpoint, identity = str(training.makes), training.fingerprint
         else:
@@ -194,13 +192,26 @@ class _Builder:
                 raise UserError(f"{self.config.name} has no load_from: give --checkpoint")
             identity = requirements.identity(checkpoint)
             needs.append(requirements.checkpoint(checkpoint))
-        work_dir = self.folder / "test"
-        tool = _tool("test", self.settings.gpus, str(self.config), checkpoint)
-        command = (*tool, *self._common(work_dir))
-        fingerprint = _fingerprint(command, self.cfg.to_dict(), identity)
-        return Step("test", command, work_dir, fingerprint, tuple(needs))
+        return self._standard("test", (checkpoint,), "", identity, needs)
 
-    def speed(self) -> Step:
+    def _standard(
+        self, name: str, weights: tuple[str, ...], switch: str, identity: str, needs: list
+    ) -> Step:
+        """A step of a standard tool, in one process or in several."""
+        settings, work_dir = self.settings, self.folder / name
+        if settings.gpus == 1:
+            command = ["python", str(TOOLS / f"{name}.py"), str(self.config), *weights]
+        else:
+            tool = str(TOOLS / f"dist_{name}.sh")
+            command = [tool, str(self.config), *weights, str(settings.gpus)]
+        command += [switch] if switch else []
+        command += ["--work-dir", str(work_dir)]
+        command += [TRUST_FLAG] if settings.trust_checkpoint else []
+        command += ["--cfg-options", *self.options] if self.options else []
+        fingerprint = digest([command, self.cfg.to_dict(), identity])
+        return Step(name, tuple(command), work_dir, fingerprint, tuple(needs))
+
+    def _speed(self) -> Step:
         """The speed beside the model without merging, in one run of the benchmark.
 
         That takes no settings, so if there are any it gets a config that contains them.
@@ -219,12 +230,7 @@ class _Builder:
         needs = (requirements.tomesd(),) if settings.peer else ()
         # Neither data nor recipe matter: weights and images are random.
         read = {key: self.cfg.get(key) for key in ("model", "crop_size", "codec")}
-        return Step("speed", tuple(command), out, _fingerprint(command, read), needs, written)
-
-    def _common(self, work_dir: Path) -> tuple[str, ...]:
-        trust = (TRUST_FLAG,) if self.settings.trust_checkpoint else ()
-        options = ("--cfg-options", *self.options) if self.options else ()
-        return ("--work-dir", str(work_dir), *trust, *options)
+        return Step("speed", tuple(command), out, digest([command, read, ""]), needs, written)
 
 
 _BATCH = "train_dataloader.batch_size"
@@ -234,8 +240,8 @@ def _options(table: Table, settings: Settings) -> tuple[str, ...]:
     """Settings for the standard tools; the user's own come last and win."""
     options = []
     if settings.data_root is not None:
-        stages = STAGES if table.trains else STAGES[-1:]
-        options += [f"{s}_dataloader.dataset.data_root={settings.data_root}" for s in stages]
+        splits = SPLITS if table.trains else SPLITS[-1:]
+        options += [f"{s}_dataloader.dataset.data_root={settings.data_root}" for s in splits]
     if table.trains:
         # From ImageNet weights as in the paper, not from the zoo's trained ones.
         options.append("load_from=None")
@@ -269,20 +275,8 @@ def _effective(config: Path, options: Sequence[str], settings: Settings) -> Conf
     return read_config(args)
 
 
-def _tool(name: str, gpus: int, *positional: str) -> tuple[str, ...]:
-    """The start of a standard tool's command, in one process or in several."""
-    if gpus == 1:
-        return ("python", str(TOOLS / f"{name}.py"), *positional)
-    return (str(TOOLS / f"dist_{name}.sh"), *positional, str(gpus))
-
-
 def _last_checkpoint(cfg: Config) -> str:
     """The name that mmengine gives to the checkpoint at the end of a training."""
     loop = cfg.train_cfg
     by_epoch = loop.get("by_epoch", str(loop.get("type")).startswith("Epoch"))
     return f"epoch_{loop.max_epochs}.pth" if by_epoch else f"iter_{loop.max_iters}.pth"
-
-
-def _fingerprint(command: Sequence[str], cfg: Mapping, checkpoint: str = "") -> str:
-    content = json.dumps([command, dict(cfg), checkpoint], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -15,36 +13,27 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tome.checkpoints.loading import load_from_http, load_from_local
+from mmseg_tome.lab.output import file_digest
 
-from .tables import Source
+from .tables import DataSource
 
 THERE, DOWNLOAD, MISSING = "there", "download", "MISSING"
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One thing that must be there.
+    """One thing that must be there."""
 
-    Attributes:
-        place: Its path, or a package's name.
-        status: THERE, DOWNLOAD (not yet, but the tool can fetch it) or MISSING.
-        detail: What was found, or what is wrong.
-        get: How to get it, if it is not there.
-        note: What is there instead of what the paper had, if that differs.
-        address: Where DOWNLOAD fetches it from.
-        is_checkpoint: Whether it is one.
-    """
-
-    place: str
-    status: str
-    detail: str
-    get: str = ""
-    note: str = ""
-    address: str = ""
+    place: str  # its path, or a package's name
+    status: str  # THERE, DOWNLOAD (not yet, but the tool can fetch it) or MISSING
+    detail: str  # what was found, or what is wrong
+    get: str = ""  # how to get it, if it is not there
+    note: str = ""  # what is there instead of what the paper had, if that differs
+    address: str = ""  # where DOWNLOAD fetches it from
     is_checkpoint: bool = False
 
 
-def data_of(cfg: Config, stages: tuple[str, ...], source: Source) -> list[Requirement]:
+def data_of(cfg: Config, stages: tuple[str, ...], data: DataSource) -> list[Requirement]:
     """The folders and annotation files that the data loaders of ``stages`` read."""
     found: dict[str, Requirement] = {}
     for stage in stages:
@@ -52,27 +41,29 @@ def data_of(cfg: Config, stages: tuple[str, ...], source: Source) -> list[Requir
         root = dataset.get("data_root") or ""
         if annotations := dataset.get("ann_file"):
             path = os.path.join(root, annotations)
-            found.setdefault(path, _file(path, source))
+            found.setdefault(path, _file(path, data))
         for key, folder in (dataset.get("data_prefix") or {}).items():
             path = os.path.join(root, folder).rstrip("/")
-            count = source.images.get(stage)
-            found.setdefault(path, _folder(path, source.endings.get(key, ("",)), count, source))
+            count = data.images.get(stage)
+            found.setdefault(path, _folder(path, data.endings.get(key, ("",)), count, data))
     return list(found.values())
 
 
-def _file(path: str, source: Source) -> Requirement:
+def _file(path: str, data: DataSource) -> Requirement:
     if Path(path).is_file():
         return Requirement(path, THERE, "a file")
-    return Requirement(path, MISSING, "no such file", source.get)
+    return Requirement(path, MISSING, "no such file", data.get)
 
 
-def _folder(path: str, endings: tuple[str, ...], count: int | None, source: Source) -> Requirement:
+def _folder(
+    path: str, endings: tuple[str, ...], count: int | None, data: DataSource
+) -> Requirement:
     if not Path(path).is_dir():
-        return Requirement(path, MISSING, "no such folder", source.get)
+        return Requirement(path, MISSING, "no such folder", data.get)
     files = _count(path, endings)
     wanted = " or ".join(f"*{ending}" for ending in endings)
     if not files:
-        return Requirement(path, MISSING, f"no {wanted} in it", source.get)
+        return Requirement(path, MISSING, f"no {wanted} in it", data.get)
     detail = f"{files} files {wanted}"
     note = f"{detail} in place of {count}" if count not in (None, files) else ""
     return Requirement(path, THERE, detail, note=note)
@@ -137,18 +128,4 @@ def identity(name: str) -> str:
     path = Path(name)
     if "://" in name or not path.is_file():
         return name
-    return _sha256(path, path.stat().st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, _modified: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in _blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(file) -> Iterator[bytes]:
-    while block := file.read(1 << 20):
-        yield block
+    return file_digest(path)

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
+from mmseg_tome import processes
 from mmseg_tome.errors import UserError
-from mmseg_tome.files import replacing
+from mmseg_tome.files import only_one, replacing
 
-from . import guard, results, state
-from .plan import Row, Step
+from . import results
+from .plan import DONE, FAILED, RUNNING, Row, Step, read_records
 from .tables import Table
 
-# mmengine's "... Iter(train) [ 20/400]  lr: ...  eta: ...  loss: ..." and what of it is shown.
-_PROGRESS = re.compile(r"((?:Iter|Epoch)\(\w+\) +(?:\[ *\d+\])?\[ *\d+/\d+\])")
-_SHOWN = re.compile(r"\b(?:eta|loss|mIoU): \S+")
+WAIT = 10.0
+"""Seconds for the command of a run that was killed to end."""
 
 
 class StepFailedError(UserError):
@@ -42,8 +35,8 @@ def run_row(row: Row, names: tuple[str, ...], table: Table, env: Mapping[str, st
         StepFailedError: One of them failed.
         UserError: Another process runs this row.
     """
-    with state.locked(row.folder) as lock:
-        row.records = state.read(row.folder)
+    with locked(row.folder) as lock:
+        row.records = read_records(row.folder)
         for step in row.steps:
             if step.name not in names:
                 continue
@@ -53,15 +46,20 @@ def run_row(row: Row, names: tuple[str, ...], table: Table, env: Mapping[str, st
                 _run_step(row, step, table, env, lock)
 
 
+def locked(folder: Path) -> AbstractContextManager[int | None]:
+    """Let no other process run the row in `folder` meanwhile; gives the lock, see `only_one`."""
+    return only_one(folder, WAIT)
+
+
 def _run_step(row: Row, step: Step, table: Table, env: Mapping[str, str], lock: int | None) -> None:
     print(f"{row.name}: {step.name}{_why(row, step)}, log: {step.log}", flush=True)
     if row.has_changed(step):
         # Before its files go: a run that is killed in between must not believe them to be there.
         del row.records[step.name]
-        state.write(row.folder, row.records)
+        row.save()
     _prepare(row, step)
     record = {
-        "status": state.RUNNING,
+        "status": RUNNING,
         "fingerprint": step.fingerprint,
         "command": list(step.command),
         "log": str(step.log),
@@ -69,20 +67,20 @@ def _run_step(row: Row, step: Step, table: Table, env: Mapping[str, str], lock: 
         "begun": datetime.now().isoformat(timespec="seconds"),
     }
     row.records[step.name] = record
-    state.write(row.folder, row.records)
+    row.save()
     start = time.monotonic()
     try:
-        with _progress(f"{row.name}: {step.name}") as show:
-            code = execute(step.command, step.log, env, show, lock)
+        code = execute(step.command, step.log, env, lock)
         record |= {"seconds": round(time.monotonic() - start, 1), "exit_code": code}
         if code:
-            raise StepFailedError(f"ended with exit code {code}: {last_line(step.log)}")
-        record |= {"status": state.DONE, "results": results.read(step, table)}
+            said = processes.last_line(step.log.read_text(errors="replace"))
+            raise StepFailedError(f"ended with exit code {code}: {said}")
+        record |= {"status": DONE, "results": results.read(step, table)}
     except (StepFailedError, results.NoResultsError, OSError, ValueError, KeyError) as error:
-        record |= {"status": state.FAILED, "error": str(error)}
+        record |= {"status": FAILED, "error": str(error)}
         raise StepFailedError(f"{row.name}: {step.name} {error} (log: {step.log})") from None
     finally:
-        state.write(row.folder, row.records)
+        row.save()
 
 
 def _why(row: Row, step: Step) -> str:
@@ -91,10 +89,8 @@ def _why(row: Row, step: Step) -> str:
     record = row.record(step)
     if not record:
         return ""
-    return " goes on" if step.makes else f" again, it {_ENDED[record['status']]}"
-
-
-_ENDED = {state.RUNNING: "was interrupted", state.FAILED: "had failed"}
+    ended = "was interrupted" if record["status"] == RUNNING else "had failed"
+    return " goes on" if step.makes else f" again, it {ended}"
 
 
 def _prepare(row: Row, step: Step) -> None:
@@ -119,72 +115,13 @@ def _put_aside(folder: Path) -> None:
 
 
 def execute(
-    command: tuple[str, ...],
-    log: Path,
-    env: Mapping[str, str],
-    show: Callable[[str], object],
-    lock: int | None = None,
+    command: tuple[str, ...], log: Path, env: Mapping[str, str], lock: int | None = None
 ) -> int:
-    """Run a command to its end and return its exit code; if interrupted or killed, end it, too.
-
-    Args:
-        command: "python" at its start is the interpreter that runs this.
-        log: File that its output is added to.
-        env: Its environment.
-        show: Called with each line that tells how far it is.
-        lock: Of the row, which stays locked until the command is over.
-    """
-    arguments = [sys.executable, *command[1:]] if command[0] == "python" else list(command)
-    with log.open("a") as file:
+    """Run a command to its end, add what it prints to a log; returns its exit code."""
+    what = f"{log.parent.name}: {log.stem}"
+    with log.open("a") as file, processes.showing_progress(what) as show:
         print(f"$ {shlex.join(command)}", file=file, flush=True)
-        # Of a session of its own, so that an interruption ends its children, too, and once.
-        with subprocess.Popen(
-            [sys.executable, guard.__file__, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=env,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock,),
-        ) as process:
-            try:
-                for line in process.stdout:
-                    file.write(line)
-                    file.flush()
-                    if found := _PROGRESS.search(line):
-                        show("  ".join([found[1], *_SHOWN.findall(line)]))
-                return process.wait()
-            except BaseException:
-                _end(process)
-                raise
-
-
-def _end(process: subprocess.Popen) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(guard.PATIENCE)
-            return
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it printed nothing")
-
-
-@contextmanager
-def _progress(description: str) -> Iterator[Callable[[str], object]]:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    columns += (TextColumn("{task.fields[at]}"),)
-    console = Console(stderr=True)
-    shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        task = progress.add_task(description, total=None, at="")
-        yield lambda text: progress.update(task, at=text)
+        return processes.run(command, file, show=show, env=env, lock=lock)
 
 
 @contextmanager
@@ -194,20 +131,14 @@ def interruptible() -> Iterator[None]:
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in signals]
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def environment(device: str) -> dict[str, str]:
-    """The environment of commands that run on ``device``: this interpreter, and that GPU alone."""
-    # The scripts for several processes start `python`.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**os.environ, "PATH": path, **visible_gpus(device)}
 
 
 def visible_gpus(device: str) -> dict[str, str]:

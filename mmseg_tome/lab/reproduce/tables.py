@@ -11,92 +11,67 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of accuracy.
+    """A column of accuracy."""
 
-    Attributes:
-        label: As the paper calls it.
-        key: As the mm metrics call it.
-        scale: From their value to percent.
-    """
-
-    label: str
-    key: str
-    scale: float = 1.0
+    label: str  # as the paper calls it
+    key: str  # as the mm metrics call it
+    scale: float = 1.0  # from their value to percent
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper reports in one row.
+    """What the paper reports in one row."""
 
-    Attributes:
-        accuracy: Percent, one value for each metric of the table.
-        speed: Times the speed of the row `none`.
-        memory: GB of GPU memory in training.
-    """
-
-    accuracy: tuple[float, ...]
-    speed: float | None = None
-    memory: float | None = None
+    accuracy: tuple[float, ...]  # percent, one value for each metric of the table
+    speed: float | None = None  # times the speed of the row `none`
+    memory: float | None = None  # GB of GPU memory in training
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set: where it comes from and what shows that it is whole.
+class DataSource:
+    """A data set: where it comes from and what shows that it is whole."""
 
-    Attributes:
-        get: How to get it; the folder where it goes is the config's data root.
-        endings: Of the files in each folder of the config's `data_prefix`, by that folder's key.
-        images: How many images each stage ("train", "val", "test") has; absent where not checked.
-    """
-
-    get: str
-    endings: dict[str, tuple[str, ...]]
-    images: dict[str, int]
+    get: str  # how to get it; the folder where it goes is the config's data root
+    endings: dict[str, tuple[str, ...]]  # of files in each folder, by its key in `data_prefix`
+    images: dict[str, int]  # how many each split has; absent where that is not checked
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the paper.
+    """One table of the paper."""
 
-    Attributes:
-        name: What the command line calls it.
-        title: What a heading calls it.
-        config: File in `configs/`, with `{row}` for the row.
-        trains: Whether each row is trained; else one unmerged checkpoint is tested in all rows.
-    """
-
-    name: str
+    name: str  # on the command line
     title: str
-    config: str
-    source: Source
+    config: str  # file in `configs/`, with `{row}` for the row
+    data: DataSource
     metrics: tuple[Metric, ...]
-    trains: bool
+    trains: bool  # each row; else one unmerged checkpoint is tested in all rows
     rows: dict[str, Published]
 
 
 _PICTURES = (".jpg", ".jpeg", ".png")
 
-CITYSCAPES = Source(
+CITYSCAPES = DataSource(
     "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from "
     "https://www.cityscapes-dataset.com/downloads/ (after registration); the labelTrainIds are "
     "made by csCreateTrainIdLabelImgs of cityscapesScripts",
     {"img_path": ("_leftImg8bit.png",), "seg_map_path": ("_gtFine_labelTrainIds.png",)},
     {"train": 2975, "val": 500, "test": 500},
 )
-ADE20K = Source(
+ADE20K = DataSource(
     "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
     {"img_path": (".jpg",), "seg_map_path": (".png",)},
     {"train": 20210, "val": 2000, "test": 2000},
 )
 # The images that COCO's annotations name are looked for by the tools themselves: people keep
 # subsets of the others.
-COCO = Source(
+COCO = DataSource(
     "train2017.zip, val2017.zip and annotations_trainval2017.zip from "
     "https://cocodataset.org/#download",
     {"img": _PICTURES},
     {},
 )
-JUMP_BROADCAST = Source(
+JUMP_BROADCAST = DataSource(
     "https://www.uni-augsburg.de/en/fakultaet/fai/informatik/prof/mmc/research/datensatze/ (links "
     "to videos, whose frames are the images, and keypoints), as COCO JSON",
     {"img": _PICTURES},

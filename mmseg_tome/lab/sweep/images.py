@@ -14,17 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
+from mmseg.structures import SegDataSample
+from torch import Tensor
 
 from mmseg_tome.config_datasets import base_datasets, change_pipelines
-from mmseg_tome.errors import DataError, UserError
+from mmseg_tome.errors import DataError, UserError, first_line
 
 
 class Samples:
-    """What a test pipeline made of images, kept in memory.
-
-    Args:
-        samples: Each with its `inputs`, `[3, H, W]`.
-    """
+    """What a test pipeline made of images, each with its `inputs`, `[3, H, W]`; kept in memory."""
 
     def __init__(self, samples: list[dict]) -> None:
         self.samples = samples
@@ -63,7 +61,6 @@ class Images(Samples):
             leaves the resizing to the pipeline.
         limit: Take every n-th image, so that no more than this many are left; None takes all.
         workers: Threads that read.
-        on_image: Called as each image is there.
         skip_broken: Whether images that cannot be read are named and left out.
 
     Attributes:
@@ -81,32 +78,22 @@ class Images(Samples):
         scale: float | None = 1,
         limit: int | None = None,
         workers: int = 4,
-        on_image: Callable[[], None] = lambda: None,
         skip_broken: bool = False,
     ) -> None:
         dataset = build_dataset(dataset_config(cfg, scale))
         chosen = chosen_images(len(dataset), limit)
 
-        def read(i: int) -> dict:
-            sample = dataset[i]
-            on_image()
-            return sample
+        def name(i: int) -> str:
+            return dataset.get_data_info(i)["img_path"]
 
-        super().__init__(
-            read_all(
-                read, chosen, workers, lambda i: dataset.get_data_info(i)["img_path"], skip_broken
-            )
-        )
+        super().__init__(read_all(dataset.__getitem__, chosen, workers, name, skip_broken))
         self.classes = list(dataset.metainfo["classes"])
         self.ignore_index = first_of(dataset).ignore_index
         self.labels = []
         for sample in self.samples:
             data_sample = sample["data_samples"]
-            if "gt_sem_seg" not in data_sample:
-                raise DataError(f"{data_sample.img_path} has no label, which every score needs")
-            self.labels.append(data_sample.gt_sem_seg.data[0].numpy())
+            self.labels.append(label_of(data_sample).numpy().astype(np.uint16))
             del data_sample.gt_sem_seg  # 8 bytes a pixel, which would travel to the device
-            self.labels[-1] = self.labels[-1].astype(np.uint16)
 
     def subset(self, chosen: Sequence[int]) -> Images:
         """Those of these indices."""
@@ -154,6 +141,17 @@ def build_dataset(dataset: dict) -> BaseSegDataset:
     return built
 
 
+def label_of(data_sample: SegDataSample) -> Tensor:
+    """The label of an image, `[H, W]`.
+
+    Raises:
+        DataError: There is none.
+    """
+    if "gt_sem_seg" not in data_sample:
+        raise DataError(f"{data_sample.img_path} has no label, which every score needs")
+    return data_sample.gt_sem_seg.data[0]
+
+
 def read_all(
     read: Callable[[int], dict],
     chosen: Sequence[int],
@@ -162,13 +160,6 @@ def read_all(
     skip: bool,
 ) -> list[dict]:
     """Read images in threads; what cannot be read is left out and named, or ends it.
-
-    Args:
-        read: Reads the image of an index.
-        chosen: The indices.
-        workers: Threads.
-        name: File of an index, for messages.
-        skip: Whether to leave out.
 
     Raises:
         DataError: An image cannot be read, or none can.
@@ -179,8 +170,7 @@ def read_all(
             return read(i)
         # mmcv asserts; decoders and transforms have errors of their own for what is damaged.
         except (OSError, ValueError, AssertionError, RuntimeError, UserError, cv2.error) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return DataError(f"cannot read {name(i)}: {reason}")
+            return DataError(f"cannot read {name(i)}: {first_line(error)}")
 
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(attempt, chosen))

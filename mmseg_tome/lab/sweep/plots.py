@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmseg_tome.lab.output import COLOURS, new_figure
+
 from .settings import NONE, Point, points
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = (
     *(("-", "o"), ("--", "s"), (":", "^"), ("-.", "D")),
     *(("-", "v"), ("--", "P"), (":", "X"), ("-.", "<")),
@@ -57,7 +58,7 @@ def curves(entries: Sequence[dict]):
     scales = sorted({scale for _, scale, _ in known})
     if not sweeps:
         return None
-    figure, axes = _figure(len(scales), len(sweeps), 3.7, 3.2)
+    figure, axes = _panels(len(scales), len(sweeps), 3.7, 3.2)
     for row, scale in zip(axes, scales, strict=True):
         for axis, sweep in zip(row, sweeps, strict=True):
             _draw_sweep(axis, placed[sweep], known, models, scale)
@@ -88,23 +89,16 @@ def _draw_sweep(axis, placed: list[Point], known: dict, models: list[str], scale
             if found:
                 x, differences = zip(*found, strict=True)
                 axis.errorbar(
-                    x,
-                    [difference["value"] for difference in differences],
-                    [difference["std"] or 0 for difference in differences],
-                    color=COLOURS[m % len(COLOURS)],
-                    linestyle=style,
-                    marker=marker,
-                    markersize=4,
-                    linewidth=1.3,
-                    elinewidth=0.8,
+                    x, [each["value"] for each in differences],
+                    [each["std"] or 0 for each in differences], color=COLOURS[m % len(COLOURS)],
+                    linestyle=style, marker=marker, markersize=4, linewidth=1.3, elinewidth=0.8,
                     capsize=2,
-                )
+                )  # fmt: skip
     for line, (style, marker) in zip(lines, STYLES, strict=False):
         axis.plot([], [], color="#444444", linestyle=style, marker=marker, markersize=4, label=line)
     if not numeric:
         axis.set_xticks(range(len(values)), values)
         axis.margins(x=0.1)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def tradeoff(entries: Sequence[dict]):
@@ -120,7 +114,7 @@ def tradeoff(entries: Sequence[dict]):
     models = _models(known)
     scales = sorted({entry["scale"] for entry in shown})
     batches = sorted({batch for entry in shown for batch in entry["times"]}, key=int)
-    figure, axes = _figure(len(scales), len(batches), 5.4, 4.2)
+    figure, axes = _panels(len(scales), len(batches), 5.4, 4.2)
     for row, scale in zip(axes, scales, strict=True):
         for axis, batch in zip(row, batches, strict=True):
             _draw_tradeoff(axis, known, models, scale, batch)
@@ -149,23 +143,17 @@ def _draw_tradeoff(axis, known: dict, models: list[str], scale: float, batch: st
             if name == NONE.name:
                 plain.append((x, score["value"]))
             axis.errorbar(
-                x,
-                score["value"],
-                score["std"] or 0,
-                color=COLOURS[m % len(COLOURS)],
-                marker=marker,
-                markersize=8 if name == NONE.name else 6.5,
-                markerfacecolor=None if name in (NONE.name, "downsample") else "white",
-                elinewidth=0.8,
-                capsize=2,
-            )
+                x, score["value"], score["std"] or 0, color=COLOURS[m % len(COLOURS)],
+                marker=marker, markersize=8 if name == NONE.name else 6.5,
+                markerfacecolor=_fill(name), elinewidth=0.8, capsize=2,
+            )  # fmt: skip
             drawn[name] = marker
     if len(plain) > 1:
         axis.plot(*zip(*sorted(plain), strict=True), color="#999999", linewidth=1, zorder=0)
     for name, marker in drawn.items():
         axis.plot(
             [], [], color="#444444", linestyle="", marker=marker, label=name,
-            markerfacecolor=None if name in (NONE.name, "downsample") else "white",
+            markerfacecolor=_fill(name),
         )  # fmt: skip
     axis.set_xscale("log")
     for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
@@ -174,15 +162,15 @@ def _draw_tradeoff(axis, known: dict, models: list[str], scale: float, batch: st
     axis.set_xlabel("ms per image (log)")
     axis.set_title(f"x{scale:g}, batch {batch}", fontsize=9)
     axis.grid(alpha=0.25, linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(lines: int, columns: int, width: float, height: float):
-    from matplotlib.figure import Figure  # without pyplot: no window, nothing global
+def _fill(name: str) -> str | None:
+    """Markers of presets are hollow."""
+    return None if name in (NONE.name, "downsample") else "white"
 
-    size = (max(width * columns, 5), height * lines + 0.7)
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(lines, columns, squeeze=False)
+
+def _panels(rows: int, columns: int, width: float, height: float):
+    return new_figure((max(width * columns, 5), height * rows + 0.7), rows, columns)
 
 
 def _legend_of_models(figure, models: list[str]) -> None:

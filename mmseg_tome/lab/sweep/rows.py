@@ -6,7 +6,6 @@ whole: a sweep that was interrupted goes on, and several processes can share one
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmseg_tome.errors import UserError
-from mmseg_tome.files import replacing
+from mmseg_tome.lab.output import digest, file_digest
 
 from .settings import Setting
 
@@ -25,14 +24,8 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A model and its checkpoints, which differ in training alone (seeds).
-
-    Attributes:
-        name: What reports call it.
-        cfg: Its config.
-        checkpoints: Files of weights.
-    """
+class TrainedModel:
+    """A model, as reports call it, and its checkpoints, which differ in training alone (seeds)."""
 
     name: str
     cfg: Config
@@ -41,17 +34,11 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """What shares a network, images and the predictions without merging.
+    """What shares a network, images and the predictions without merging."""
 
-    Attributes:
-        model: The model.
-        index: Which of its checkpoints.
-        scale: Size of the input over that of the image file.
-    """
-
-    model: Model
-    index: int
-    scale: float
+    model: TrainedModel
+    index: int  # of the checkpoint
+    scale: float  # size of the input over that of the image file
 
     @property
     def checkpoint(self) -> str:
@@ -59,14 +46,14 @@ class Group:
         return self.model.checkpoints[self.index]
 
     def file(self, setting: Setting) -> str:
-        """Name of a row's file."""
+        """A row's file name."""
         return f"{self.model.name}-{self.index}-x{self.scale:g}-{setting.name}.json"
 
     def __str__(self) -> str:
         return f"{self.model.name}, checkpoint {self.index}, x{self.scale:g}"
 
 
-def groups(models: Sequence[Model], scales: Sequence[float]) -> list[Group]:
+def groups(models: Sequence[TrainedModel], scales: Sequence[float]) -> list[Group]:
     """All groups, those of one scale together: they share images."""
     return [
         Group(model, index, scale)
@@ -84,47 +71,25 @@ def share(settings: Sequence[Setting], position: int, part: int, parts: int) -> 
     return [s for i, s in enumerate(settings) if (i + position) % parts == part]
 
 
-class Fingerprints:
-    """What a row depends on, as a short text: a row with another one is of something else."""
+def fingerprint(model: Config, checkpoint: str, setting: Setting, **others) -> str:
+    """What a row depends on, as a short text: a row with another one is of something else.
 
-    def __init__(self) -> None:
-        self._files: dict[str, str] = {}
-
-    def of(self, model: Config, checkpoint: str, setting: Setting, **others) -> str:
-        """Fingerprint of a row.
-
-        Args:
-            model: The model's config; what merges there does not matter.
-            checkpoint: File of the weights, of which the content counts.
-            setting: What merges.
-            others: Plain values: scale, data type, ...
-        """
-        plain = model.to_dict()
-        plain["backbone"] = {
-            k: v
-            for k, v in plain["backbone"].items()
-            if k not in ("tome_cfg", "down_sample", "init_cfg", "pretrained")
-        }
-        parts = [FORMAT, plain, self.of_file(checkpoint), setting.key, others]
-        text = json.dumps(parts, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def of_file(self, path: str) -> str:
-        """Digest of a file's content; each is read once."""
-        if path not in self._files:
-            self._files[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return self._files[path]
+    Args:
+        model: The model's config; what merges there does not matter.
+        checkpoint: File of the weights, of which the content counts.
+        setting: What merges.
+        others: Plain values: scale, data type, ...
+    """
+    plain = model.to_dict()
+    merging = ("tome_cfg", "down_sample", "init_cfg", "pretrained")
+    plain["backbone"] = {k: v for k, v in plain["backbone"].items() if k not in merging}
+    return digest([FORMAT, plain, file_digest(checkpoint), setting.key, others])[:16]
 
 
-def digest_of_data(data: Sequence[dict]) -> str:
+def data_digest(data: Sequence[dict]) -> str:
     """Digest of a data set's file names and sizes; its place does not matter."""
-    found = [
-        (Path(sample[field]).name, Path(sample[field]).stat().st_size)
-        for sample in data
-        for field in ("img_path", "seg_map_path")
-        if sample.get(field)
-    ]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    paths = [Path(each[k]) for each in data for k in ("img_path", "seg_map_path") if each.get(k)]
+    return digest([(path.name, path.stat().st_size) for path in paths])[:16]
 
 
 def read(path: Path) -> dict | None:
@@ -134,16 +99,6 @@ def read(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return row if isinstance(row, dict) and "fingerprint" in row else None
-
-
-def write(path: Path, row: dict) -> None:
-    """Put a row in place as a whole.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(row, indent=1) + "\n")
 
 
 def read_all(out: Path) -> tuple[list[dict], list[dict]]:

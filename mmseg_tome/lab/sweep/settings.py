@@ -18,17 +18,11 @@ TomeCfg = list[dict] | None
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One way to run a trained backbone.
+    """One way to run a trained backbone."""
 
-    Attributes:
-        name: Names files and rows of tables.
-        tome_cfg: What merges, as the backbone takes it; None merges nothing.
-        down_sample: Whether the image is halved first.
-    """
-
-    name: str
-    tome_cfg: TomeCfg = None
-    down_sample: bool = False
+    name: str  # of files and rows of tables
+    tome_cfg: TomeCfg = None  # as the backbone takes it
+    down_sample: bool = False  # whether the image is halved first
 
     @cached_property
     def key(self) -> str:
@@ -38,14 +32,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Point:
-    """A setting's place in a sweep.
-
-    Attributes:
-        sweep: Name of the sweep.
-        line: The curve that it is on.
-        value: What is varied there.
-        setting: The setting.
-    """
+    """A setting's place in a sweep: on which curve, at which value of what is varied there."""
 
     sweep: str
     line: str
@@ -65,9 +52,12 @@ BASES = ("hq", "fast")
 
 
 def _presets() -> Iterator[Point]:
-    yield Point("preset", "presets", NONE.name, NONE)
-    for name, tome_cfg in PRESETS.items():
+    for name, tome_cfg in {NONE.name: None, **PRESETS}.items():
         yield Point("preset", "presets", name, Setting(name, tome_cfg))
+
+
+def _downsample() -> Iterator[Point]:
+    yield Point("downsample", "presets", "downsample", Setting("downsample", down_sample=True))
 
 
 def _ratios() -> Iterator[Point]:
@@ -75,51 +65,48 @@ def _ratios() -> Iterator[Point]:
 
     A cell of 2x2 tokens keeps one of them, so no more than 0.75 can go; of 4x4 cells 0.9375.
     """
-    lines = (
-        ("queries, 4x4 cells", "hq", "q", (4, 4), RATIOS),
-        ("keys/values, 2x2 cells", "hq", "kv", (2, 2), (0.2, 0.4, 0.6, 0.75)),
-        ("keys/values, 4x4 cells", "hq", "kv", (4, 4), RATIOS),
-        ("the same, proportional", "hq-prop", "kv", (4, 4), RATIOS),
-    )
-    for line, base, sequence, stride, ratios in lines:
+    for line, name, base, sequence, side, ratios in (
+        ("queries, 4x4 cells", "q-ratio-{}", "hq", "q", 4, RATIOS),
+        ("keys/values, 2x2 cells", "kv-2x2-ratio-{}", "hq", "kv", 2, (0.2, 0.4, 0.6, 0.75)),
+        ("keys/values, 4x4 cells", "kv-4x4-ratio-{}", "hq", "kv", 4, RATIOS),
+        ("the same, proportional", "kv-4x4-ratio-{}-prop", "hq-prop", "kv", 4, RATIOS),
+    ):
         for ratio in ratios:
-            tome_cfg = _replace(base, sequence, ratio=ratio, stride=stride)
-            cell = f"-{stride[0]}x{stride[1]}" if sequence == "kv" else ""
-            name = f"{sequence}{cell}-ratio-{ratio}{base.removeprefix('hq')}"
-            yield Point("ratio", line, ratio, Setting(name, tome_cfg))
+            tome_cfg = _replace(base, (sequence,), ratio=ratio, stride=(side, side))
+            yield Point("ratio", line, ratio, Setting(name.format(ratio), tome_cfg))
 
 
 def _strides() -> Iterator[Point]:
     """Size of a matching cell, at the preset's ratio as far as the cell allows."""
-    lines = (
-        ("hq, queries", "hq", "q"),
-        ("hq, keys/values", "hq", "kv"),
-        ("fast, all", "fast", None),
-    )
-    for line, base, sequence in lines:
+    for line, name, base, sequences in (
+        ("hq, queries", "hq-queries", "hq", ("q",)),
+        ("hq, keys/values", "hq-kv", "hq", ("kv",)),
+        ("fast, all", "fast-all", "fast", SEQUENCES),
+    ):
         for side in STRIDES:
-            name = f"{line.replace(', ', '-').replace('keys/values', 'kv')}-cell-{side}x{side}"
-            tome_cfg = _replace(base, sequence, stride=(side, side))
-            yield Point("stride", line, f"{side}x{side}", Setting(name, tome_cfg))
+            tome_cfg = _replace(base, sequences, stride=(side, side))
+            setting = Setting(f"{name}-cell-{side}x{side}", tome_cfg)
+            yield Point("stride", line, f"{side}x{side}", setting)
 
 
 def _stages() -> Iterator[Point]:
     """A preset in one stage at a time."""
     for base in BASES:
-        for i in range(4):
-            tome_cfg = [stage if i == j else {} for j, stage in enumerate(PRESETS[base])]
-            yield Point("stage", base, str(i + 1), Setting(f"{base}-stage-{i + 1}", tome_cfg))
+        for i, stage in enumerate(PRESETS[base]):
+            yield Point("stage", base, str(i + 1), _in_stage(i, stage, base))
 
 
 def _targets() -> Iterator[Point]:
     """Queries alone, keys and values alone, both: in the preset's stages, and in every stage."""
     for base in BASES:
-        everywhere = [_mergers(base)] * 4
-        for line, stages in ((base, PRESETS[base]), (f"{base}, every stage", everywhere)):
+        everywhere = {s: next(g[s] for g in PRESETS[base] if s in g) for s in SEQUENCES}
+        for line, name, stages in (
+            (base, base, PRESETS[base]),
+            (f"{base}, every stage", f"{base}-everywhere", [everywhere] * 4),
+        ):
             for value, kept in (("q", ("q",)), ("kv", ("kv",)), ("both", SEQUENCES)):
                 tome_cfg = [{s: stage[s] for s in kept if s in stage} for stage in stages]
-                name = f"{line.replace(', every stage', '-everywhere')}-{value}"
-                yield Point("target", line, value, Setting(name, tome_cfg))
+                yield Point("target", line, value, Setting(f"{name}-{value}", tome_cfg))
 
 
 def _reuses() -> Iterator[Point]:
@@ -131,51 +118,41 @@ def _reuses() -> Iterator[Point]:
 
 
 def _local() -> Iterator[Point]:
-    """Local merging on its own: keys and values of every stage, or queries of the last two."""
-    lines = (
-        ("keys/values, 2x2 windows", "kv", (2, 2), LOCAL_RATIOS),
-        ("keys/values, 4x4 windows", "kv", (4, 4), (*LOCAL_RATIOS, 0.9)),
-        ("queries, 2x2 windows", "q", (2, 2), LOCAL_RATIOS),
-    )
-    for line, sequence, stride, ratios in lines:
-        for proportional in (False, True) if sequence == "kv" else (False,):
-            for ratio in ratios:
-                how = {sequence: dict(mode="local", ratio=ratio, stride=stride)}
-                if proportional:
-                    how["proportional"] = True
-                tome_cfg = [how] * 4 if sequence == "kv" else [{}, {}, how, how]
-                ending = "-prop" if proportional else ""
-                name = f"local-{sequence}-{stride[0]}x{stride[1]}-{ratio}{ending}"
-                title = f"{line}, proportional" if proportional else line
-                yield Point("local", title, ratio, Setting(name, tome_cfg))
-    yield from _beside_pooled()
+    """Local merging on its own: keys and values of every stage, or queries of the last two.
 
-
-def _beside_pooled() -> Iterator[Point]:
-    """Stage 3's keys and values merged beside queries that windows pool in stages 1 to 3."""
+    Then stage 3's keys and values beside queries that windows pool in stages 1 to 3.
+    """
+    for line, sequence, side, ratios, ending in (
+        ("keys/values, 2x2 windows", "kv", 2, LOCAL_RATIOS, ""),
+        ("keys/values, 2x2 windows, proportional", "kv", 2, LOCAL_RATIOS, "-prop"),
+        ("keys/values, 4x4 windows", "kv", 4, (*LOCAL_RATIOS, 0.9), ""),
+        ("keys/values, 4x4 windows, proportional", "kv", 4, (*LOCAL_RATIOS, 0.9), "-prop"),
+        ("queries, 2x2 windows", "q", 2, LOCAL_RATIOS, ""),
+    ):
+        for ratio in ratios:
+            how = _locally(sequence, ratio, side) | ({"proportional": True} if ending else {})
+            tome_cfg = [how] * 4 if sequence == "kv" else [{}, {}, how, how]
+            name = f"local-{sequence}-{side}x{side}-{ratio}{ending}"
+            yield Point("local", line, ratio, Setting(name, tome_cfg))
     pooled = {"q": dict(mode="n2d", stride=(2, 2))}
     for ending, more in (("", {}), ("-prop", {"proportional": True}),
                          ("-prop-reuse-4", {"proportional": True, "reuse": 4})):  # fmt: skip
         line = f"keys/values beside pooled queries{ending.replace('-', ' ')}"
         for ratio in BESIDE_RATIOS:
-            third = pooled | {"kv": dict(mode="local", ratio=ratio, stride=(2, 2))} | more
-            name = f"pooled-kv3-{ratio}{ending}"
-            yield Point("local", line, ratio, Setting(name, [pooled, pooled, third, {}]))
+            third = pooled | _locally("kv", ratio, 2) | more
+            setting = Setting(f"pooled-kv3-{ratio}{ending}", [pooled, pooled, third, {}])
+            yield Point("local", line, ratio, setting)
 
 
 def _local_stages() -> Iterator[Point]:
     """Half of the keys and values, or of the queries, in one stage at a time."""
-    half = dict(mode="local", ratio=0.5, stride=(2, 2))
-    for sequence, line in (("q", "queries"), ("kv", "keys/values")):
+    for sequence, line, more in (
+        ("q", "queries", {}),
+        ("kv", "keys/values", {"proportional": True}),
+    ):
         for i in range(4):
-            how = {sequence: half} | ({"proportional": True} if sequence == "kv" else {})
-            tome_cfg = [how if i == j else {} for j in range(4)]
-            name = f"local-{sequence}-stage-{i + 1}"
-            yield Point("local-stage", line, str(i + 1), Setting(name, tome_cfg))
-
-
-def _downsample() -> Iterator[Point]:
-    yield Point("downsample", "presets", "downsample", Setting("downsample", down_sample=True))
+            setting = _in_stage(i, _locally(sequence, 0.5, 2) | more, f"local-{sequence}")
+            yield Point("local-stage", line, str(i + 1), setting)
 
 
 SWEEPS: dict[str, Callable[[], Iterator[Point]]] = {
@@ -193,11 +170,7 @@ SWEEPS: dict[str, Callable[[], Iterator[Point]]] = {
 
 
 def points(sweeps: Sequence[str] = tuple(SWEEPS)) -> list[Point]:
-    """The points of sweeps; those that do the same share one `Setting`, named as a preset if any.
-
-    Args:
-        sweeps: Names in `SWEEPS`.
-    """
+    """The points of sweeps; those that do the same share a `Setting`, named as a preset if any."""
     known: dict[str, Setting] = {}
     for point in (*_presets(), *_downsample()):  # their names go first
         known.setdefault(point.setting.key, point.setting)
@@ -209,19 +182,22 @@ def points(sweeps: Sequence[str] = tuple(SWEEPS)) -> list[Point]:
 
 def settings(sweeps: Sequence[str]) -> list[Setting]:
     """Every setting of these sweeps once, `none` first."""
-    none = points(["preset"])[0].setting
-    return list(dict.fromkeys([none, *(point.setting for point in points(sweeps))]))
+    found = [NONE, *(point.setting for point in points(sweeps))]
+    return list({setting.key: setting for setting in found}.values())
 
 
-def _replace(base: str, sequence: str | None, **changes) -> TomeCfg:
-    """A preset with options of its mergers changed, of all or of those of one sequence."""
-    changed = SEQUENCES if sequence is None else (sequence,)
+def _replace(base: str, sequences: Sequence[str], **changes) -> TomeCfg:
+    """A preset with options of the mergers of some sequences changed."""
     return [
-        {key: value | changes if key in changed else value for key, value in stage.items()}
+        {key: value | changes if key in sequences else value for key, value in stage.items()}
         for stage in PRESETS[base]
     ]
 
 
-def _mergers(base: str) -> dict:
-    """A preset's merger of each sequence."""
-    return {s: next(stage[s] for stage in PRESETS[base] if s in stage) for s in SEQUENCES}
+def _locally(sequence: str, ratio: float, side: int) -> dict:
+    return {sequence: dict(mode="local", ratio=ratio, stride=(side, side))}
+
+
+def _in_stage(i: int, how: dict, name: str) -> Setting:
+    """Merging in one stage, counted from 0, alone."""
+    return Setting(f"{name}-stage-{i + 1}", [how if i == j else {} for j in range(4)])

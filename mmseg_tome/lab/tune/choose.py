@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from . import probes
 from .search import Tried
 from .space import Plan
 
@@ -17,15 +18,10 @@ MARGIN = 0.92
 
 @dataclass(frozen=True)
 class Goal:
-    """What the user wants: one of these.
+    """What the user wants: one of these."""
 
-    Attributes:
-        speedup: At least this over no merging, at the least loss.
-        loss: No more than this, at the greatest speed-up.
-    """
-
-    speedup: float | None = None
-    loss: float | None = None
+    speedup: float | None = None  # at least this over no merging, at the least loss
+    loss: float | None = None  # no more than this, at the greatest speed-up
 
     def promising(self, tried: Sequence[Tried]) -> list[Tried]:
         """Plans that may win by what is predicted, the most promising first."""
@@ -39,12 +35,7 @@ class Goal:
         return [*sure[:half], *unsure[:half], *sure[half:]]
 
     def best(self, tried: Sequence[Tried], measured: Mapping[Plan, float]) -> Tried | None:
-        """The winner by measured speed-ups, None if there is none.
-
-        Args:
-            tried: What was tried; plans that were not timed are passed over.
-            measured: True speed-ups.
-        """
+        """The winner among the plans with a measured speed-up, None if there is none."""
         timed = [t for t in tried if t.plan in measured]
         if self.speedup is None:
             fitting = [t for t in timed if t.loss <= self.loss and measured[t.plan] > 1]
@@ -84,8 +75,4 @@ def choose(
 
 def front(tried: Sequence[Tried]) -> list[Tried]:
     """Those from which none is both faster, as predicted, and of less loss; the fastest first."""
-    found: list[Tried] = []
-    for t in sorted(tried, key=lambda t: (-t.speedup, t.loss)):
-        if not found or t.loss < found[-1].loss:
-            found.append(t)
-    return found
+    return probes.front(tried, lambda t: (-t.speedup, t.loss))

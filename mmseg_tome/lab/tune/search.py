@@ -6,7 +6,8 @@ goes on, and one with more trials or another target starts from what is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,9 @@ from optuna.trial import TrialState
 
 from mmseg_tome.errors import UserError
 
-from . import prior
-from .costs import StageTimes
-from .losses import Loss
+from . import probes
+from .images import Loss
+from .probes import StageTimes
 from .space import Plan, Space, as_plan
 
 JOURNAL = "journal.log"
@@ -28,17 +29,11 @@ JOURNAL = "journal.log"
 
 @dataclass(frozen=True)
 class Tried:
-    """A plan that was tried.
-
-    Attributes:
-        plan: What merges.
-        speedup: Predicted, over no merging.
-        scores: `loss`, `agreement` and, with labels, `mIoU` on the search's images.
-    """
+    """A plan that was tried."""
 
     plan: Plan
-    speedup: float
-    scores: dict[str, float]
+    speedup: float  # predicted, over no merging
+    scores: dict[str, float]  # `loss`, `agreement`, with labels `mIoU`, on the search's images
 
     @property
     def loss(self) -> float:
@@ -46,50 +41,33 @@ class Tried:
         return self.scores["loss"]
 
 
-class Search:
-    """A study of the plans of one network on one set of images.
+class Known(UserDict):
+    """Numbers by name, kept in a study's journal."""
 
-    Args:
-        study: As `open_study` gives it.
-        space: What can merge.
-        times: Predicts times.
-        loss: The true loss of a plan.
-        quick_loss: The loss on fewer images, for probes.
-    """
+    def __init__(self, study: optuna.Study) -> None:
+        super().__init__()
+        self.study, self.data = study, dict(study.user_attrs)
+
+    def __setitem__(self, key: str, value: float) -> None:
+        self.study.set_user_attr(key, value)
+        self.data[key] = value
+
+
+class Search:
+    """A study of the plans of one network on one set of images."""
 
     def __init__(
-        self,
-        study: optuna.Study,
-        space: Space,
-        times: StageTimes,
-        loss: Loss,
-        quick_loss: Loss,
+        self, study: optuna.Study, space: Space, times: StageTimes, loss: Loss, known: Known
     ) -> None:
-        self.study, self.space, self.times = study, space, times
-        self.loss, self.quick_loss = loss, quick_loss
-        self.known = Known(study)
-
-    def prune(self, advance: Callable[[str], None]) -> None:
-        """Time each choice by itself and leave out what saves nothing; a step for each stage."""
-        self.space = prior.pruned(self.space, self.times, advance)
-
-    def probe(self, advance: Callable[[str], None]) -> None:
-        """Measure what each choice costs by itself; a step for each of `to_probe`."""
-        prior.probe(self.space, self.times, self.quick_loss, self.known, advance)
-
-    @property
-    def to_probe(self) -> int:
-        """Number of the choices that `probe` measures."""
-        return len(prior.worthwhile(self.space, self.times))
+        self.study, self.space, self.times, self.loss = study, space, times, loss
+        self.known = known
 
     def first_plans(self, goal: float | None, number: int) -> list[Plan]:
         """No merging, the presets, then about `number` plans that the probes promise.
 
-        Args:
-            goal: Speed-up around which half of them lie; None spreads all.
-            number: How many of the probes' plans.
+        Half of these lie around the speed-up `goal`; without one, all are spread.
         """
-        guessed = [guess.plan for guess in prior.guesses(self.space, self.times, self.known)]
+        guessed = [guess.plan for guess in probes.guesses(self.space, self.times, self.known)]
         near = []
         if goal is not None:
             near = sorted(guessed, key=lambda plan: abs(self.times.speedup(plan) / goal - 1.02))
@@ -99,17 +77,12 @@ class Search:
         return list(dict.fromkeys(first))
 
     def run(self, first: Sequence[Plan], trials: int, advance: Callable[[str], None]) -> None:
-        """Go on until there are this many trials, beginning with the plans of `first`.
+        """Go on until there are this many trials in all, beginning with the plans of `first`.
 
-        Args:
-            first: Plans that are tried even if there are more of them than trials.
-            trials: How many there shall be in all.
-            advance: Called after each.
+        These are tried even if they are more; `advance` is called after each.
         """
-        done = {tried.plan for tried in self.tried()}
-        todo = [plan for plan in first if plan not in done]
-        number = max(trials - len(self._completed()), len(todo))
-        for plan in todo:
+        number = self.missing(first, trials)
+        for plan in self._untried(first):
             self.study.enqueue_trial(self.space.params(plan))
 
         def tell(study, trial) -> None:
@@ -120,8 +93,11 @@ class Search:
 
     def missing(self, first: Sequence[Plan], trials: int) -> int:
         """How many trials `run` will do."""
+        return max(trials - len(self._completed()), len(self._untried(first)))
+
+    def _untried(self, plans: Sequence[Plan]) -> list[Plan]:
         done = {tried.plan for tried in self.tried()}
-        return max(trials - len(self._completed()), sum(plan not in done for plan in first))
+        return [plan for plan in plans if plan not in done]
 
     def tried(self) -> list[Tried]:
         """Every plan that was tried, once."""
@@ -147,37 +123,10 @@ class Search:
         return 1 / self.times.speedup(plan), self._scores[plan]["loss"]
 
 
-class Known(MutableMapping):
-    """Numbers by name, kept in a study's journal."""
-
-    def __init__(self, study: optuna.Study) -> None:
-        self.study = study
-        self._values: dict[str, float] = dict(study.user_attrs)
-
-    def __getitem__(self, key: str) -> float:
-        return self._values[key]
-
-    def __setitem__(self, key: str, value: float) -> None:
-        self.study.set_user_attr(key, value)
-        self._values[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        raise TypeError("what was measured stays in the journal")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
 def open_study(out: Path, name: str, seed: int) -> optuna.Study:
     """The study of this name in a folder's journal, made if it is not there.
 
-    Args:
-        out: The folder.
-        name: Depends on all that a trial's values do.
-        seed: Of the sampler.
+    The name depends on all that a trial's values do; `seed` is the sampler's.
 
     Raises:
         UserError: The journal cannot be read or written.

@@ -29,10 +29,7 @@ def register_strategy(mode: str):
 
 
 class MergingStrategy(ABC):
-    """A function from tokens to a slot map.
-
-    Whoever writes one, it is called with tokens of its grid alone.
-    """
+    """A function from tokens to a slot map, called only with as many tokens as the grid has."""
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -81,7 +81,7 @@ class LocalMerging(MergingStrategy):
         most = tokens - sum(there)
         removed = _least(part_of(tokens, self.ratio), most)
         # Of those that the border cuts the same share, of full ones what then is left to remove.
-        # Where no window has a second token nothing is removed, of no matter how many.
+        # Windows of one token remove nothing; the divisor only has to be positive.
         cut = [count * removed // (most + (most == 0)) for count in there[1:]]
         left = removed - sum(count * (n - 1) for count, n in zip(cut, size[1:], strict=True))
         return ops.Counts(_least(left // max(size.full - 1, 1), there.full), *cut)

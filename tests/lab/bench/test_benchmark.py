@@ -1,9 +1,7 @@
 """The benchmark tool: an honest peer, right counts, complete reports, clear errors. No timings."""
 
-import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,45 +10,38 @@ from torch.nn import functional as F
 pytest.importorskip("mmseg")
 pytest.importorskip("tomesd")
 
-TOOLS = Path(__file__).resolve().parents[3] / "tools"
-
-from mmseg_tome.cli import benchmark  # noqa: E402
-from mmseg_tome.errors import CheckpointError, UserError  # noqa: E402
-from mmseg_tome.files import replacing  # noqa: E402
-from mmseg_tome.lab.bench import (  # noqa: E402
+from mmseg_tome.cli import benchmark
+from mmseg_tome.errors import CheckpointError, UserError
+from mmseg_tome.files import replacing
+from mmseg_tome.lab.bench import benchmark as bench
+from mmseg_tome.lab.bench import (
     cases,
-    main,
+    inference,
     measure,
+    networks,
     peer,
-    pipelines,
-    report,
-    runner,
+    results,
+    tables,
 )
+from mmseg_tome.lab.bench.flops import attention_backend, count_flops
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZE = (128, 160)
 """Small, but every stage's grid holds at least one 4x4 cell."""
 
-PEERED = [preset for preset in cases.PRESETS if not preset.endswith(("turbo", "auto", "prop"))]
+PEERED = [preset for preset in networks.PRESETS if not preset.endswith(("turbo", "auto", "prop"))]
 """What the peer has as well: the authors do not reuse slot maps."""
-
-MIXED = [
-    dict(q_mode="n1d", q_s=2, kv_mode="bsm", kv_r=0.6, kv_sx=2, kv_sy=2),
-    dict(q=dict(mode="n2d", stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2))),
-    dict(q_mode="bsm", q_r=0.5, q_sx=2, q_sy=3),
-    dict(),
-]
 
 
 def outputs(model, variants, size=SIZE, batch=1):
     """`{(variant, pipeline): output}` on one set of weights and one input, in float32."""
     args = benchmark.parse_args([])
-    weights = main.initial_weights(model, args)
-    case = runner.Case(model, size, batch, "float32", torch.device("cpu"), runner.Settings())
+    weights = bench.initial_weights(model, args)
+    case = cases.Case(model, size, batch, "float32", torch.device("cpu"), cases.Settings())
     return {
         (variant, pipeline): case.forward(
-            runner.build(case, variant, pipelines.ALL[pipeline], weights), case.image()
+            inference.build(case, variant, networks.RECIPES[pipeline], weights), case.image()
         )()
         for variant in variants
         for pipeline in ("ours", "peer")
@@ -58,9 +49,9 @@ def outputs(model, variants, size=SIZE, batch=1):
 
 
 @pytest.fixture(scope="module")
-def b0_outputs():
-    model = cases.preset_model("b0", PEERED)
-    model.variants["mixed"] = {"tome_cfg": MIXED}
+def b0_outputs(mixed):
+    model = networks.preset_model("b0", PEERED)
+    model.variants["mixed"] = {"tome_cfg": mixed}
     return outputs(model, model.variants, batch=2)
 
 
@@ -79,23 +70,23 @@ def test_the_peer_really_merges(b0_outputs, preset):
 
 @pytest.mark.parametrize("preset", ["hq", "fast", "n2d"])
 def test_peer_agrees_where_a_grid_is_smaller_than_a_cell(preset):
-    found = outputs(cases.preset_model("b0", [preset]), [preset], size=(32, 72))
+    found = outputs(networks.preset_model("b0", [preset]), [preset], size=(32, 72))
     assert measure.relative_difference(found[preset, "ours"], found[preset, "peer"]) < 1e-4
 
 
 def test_peer_weights_lie_in_memory_as_the_stock_model_has_them():
     """Channels-last weights would change the layout of the peer's convolutions, and its speed."""
-    model = cases.preset_model("b0", ["none"])
-    stock = cases.build(model, {}, of_peer=True).state_dict()
-    given = main.initial_weights(model, benchmark.parse_args([]))["peer"]
+    model = networks.preset_model("b0", ["none"])
+    stock = networks.build(model, {}, of_peer=True).state_dict()
+    given = bench.initial_weights(model, benchmark.parse_args([]))["peer"]
     assert {k: v.stride() for k, v in given.items()} == {k: v.stride() for k, v in stock.items()}
 
 
 def test_a_stock_block_without_merging_stays_untouched():
-    net = cases.build(cases.preset_model("b0", ["hq"]), {"tome_cfg": "hq"}, of_peer=True)
+    net = networks.build(networks.preset_model("b0", ["hq"]), {"tome_cfg": "hq"}, of_peer=True)
     kinds = [type(blocks[0].attn).__name__ for _, blocks, _ in net.backbone.layers]
-    assert kinds == ["MergedAttention"] * 4
-    net = cases.build(cases.preset_model("b0", ["none"]), {}, of_peer=True)
+    assert kinds == ["PeerAttention"] * 4
+    net = networks.build(networks.preset_model("b0", ["none"]), {}, of_peer=True)
     assert type(net.backbone.layers[0][1][0].attn) is peer.EfficientMultiheadAttention
 
 
@@ -114,30 +105,10 @@ def test_peer_refuses_a_strategy_it_does_not_have():
 
 
 @pytest.mark.parametrize("of_peer", [False, True])
-def test_flops_of_one_block_by_hand(of_peer):
+def test_flops_of_one_block_by_hand(one_block, of_peer):
     """8x8 tokens of 8 channels; 32 queries stay, 16 reduced keys/values become 4."""
-    tome_cfg = [
-        dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2)))
-    ]
-    backbone = dict(
-        type="mmseg_tome.MixVisionTransformer",
-        embed_dims=8,
-        num_stages=1,
-        num_layers=[1],
-        num_heads=[1],
-        patch_sizes=[7],
-        strides=[4],
-        sr_ratios=[2],
-        out_indices=(0,),
-    )
-    net = cases.build(
-        cases.Model("tiny", backbone, {"type": ""}),
-        {"tome_cfg": tome_cfg},
-        of_peer,
-        part="backbone",
-    )
-    image = torch.randn(1, 3, 32, 32)
-    _, flops = measure.count_flops(lambda: net(image))
+    _, forward = one_block(of_peer)
+    _, flops = count_flops(forward)
     multiply_adds = {
         "patch embedding, 7x7": 64 * 3 * 49 * 8,
         "spatial reduction, 2x2": 16 * 8 * 4 * 8,
@@ -153,11 +124,11 @@ def test_flops_of_one_block_by_hand(of_peer):
 
 def test_fused_and_materialised_attention_count_alike():
     q, kv = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 10, 8)
-    _, fused = measure.count_flops(lambda: F.scaled_dot_product_attention(q, kv, kv))
-    _, plain = measure.count_flops(lambda: (q @ kv.transpose(2, 3)).softmax(-1) @ kv)
+    _, fused = count_flops(lambda: F.scaled_dot_product_attention(q, kv, kv))
+    _, plain = count_flops(lambda: (q @ kv.transpose(2, 3)).softmax(-1) @ kv)
     assert sum(fused.values()) == sum(plain.values()) == 2 * 2 * (2 * 3 * 20 * 10 * 8)
-    assert measure.attention_backend(fused).startswith("fused (_scaled_dot_product")
-    assert measure.attention_backend(plain).startswith("materialised")
+    assert attention_backend(fused).startswith("fused (_scaled_dot_product")
+    assert attention_backend(plain).startswith("materialised")
 
 
 def test_peak_memory_sees_what_is_freed_again():
@@ -189,32 +160,8 @@ def test_summary():
 # --- models from configs ---
 
 
-@pytest.fixture
-def tiny_config(tmp_path):
-    """Write a config of a tiny SegFormer; its merging is the argument."""
-    text = """
-model = dict(
-    type="EncoderDecoder",
-    backbone=dict(
-        type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-        num_heads=[1, 2, 5, 8], tome_cfg={tome_cfg},
-        init_cfg=dict(type="Pretrained", checkpoint="http://nowhere.invalid/mit.pth")),
-    decode_head=dict(
-        type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-        channels=16, num_classes=5, norm_cfg=dict(type="SyncBN", requires_grad=True)))
-crop_size = (64, 96)
-"""
-
-    def write(name, tome_cfg=None):
-        path = tmp_path / f"{name}.py"
-        path.write_text(text.format(tome_cfg=repr(tome_cfg)))
-        return str(path)
-
-    return write
-
-
-def test_configs_that_differ_in_merging_share_a_model(tiny_config):
-    (model,) = cases.config_models([tiny_config("a", "hq"), tiny_config("b", MIXED)])
+def test_configs_that_differ_in_merging_share_a_model(tiny_config, mixed):
+    (model,) = networks.config_models([tiny_config("a", "hq"), tiny_config("b", mixed)])
     assert list(model.variants) == ["none", "a", "b"]
     assert model.size == (64, 96)
     assert model.head["norm_cfg"]["type"] == "BN"
@@ -225,7 +172,7 @@ def test_pose_configs_run_beside_a_plain_head(repo):
     """At the size of the config's codec; the peer's head concatenates, ours does not."""
     pytest.importorskip("mmpose")
     files = [repo / f"configs/b0/segformerpp_b0_{preset}_coco.py" for preset in ("none", "hq")]
-    (model,) = cases.config_models(list(map(str, files)))
+    (model,) = networks.config_models(list(map(str, files)))
     assert list(model.variants) == [file.stem for file in files]
     assert model.size == (384, 288)
     found = outputs(model, model.variants, size=(96, 72))
@@ -234,44 +181,39 @@ def test_pose_configs_run_beside_a_plain_head(repo):
         assert ours.shape == (1, 17, 24, 18)
         assert measure.relative_difference(ours, stock) < 1e-4
     concatenated = []
-    net = cases.build(model, {}, of_peer=True)
+    net = networks.build(model, {}, of_peer=True)
     net.head.fusion_conv.register_forward_pre_hook(lambda _, x: concatenated.append(x[0].shape[1]))
     net(torch.randn(1, 3, 96, 72))
     assert concatenated == [4 * 256]
 
 
 def test_presets_are_built_as_the_repository_configs_have_them():
-    model = cases.preset_model("b5", ["none"])
+    model = networks.preset_model("b5", ["none"])
     assert model.backbone["num_layers"] == [3, 6, 40, 3]
     assert model.backbone["embed_dims"] == 64
     assert model.head["num_classes"] == 19
 
 
 def test_checkpoint(tiny_config, tmp_path):
-    (model,) = cases.config_models([tiny_config("a")])
-    saved = cases.build(model, {}, of_peer=False)
+    (model,) = networks.config_models([tiny_config("a")])
+    saved = networks.build(model, {}, of_peer=False)
     weights = {k.replace("head.", "decode_head.", 1): v for k, v in saved.state_dict().items()}
     torch.save({"state_dict": weights}, tmp_path / "k.pth")
-    net = cases.build(model, {}, of_peer=False)
-    cases.load_checkpoint(net, str(tmp_path / "k.pth"))
+    net = networks.build(model, {}, of_peer=False)
+    networks.load_checkpoint(net, str(tmp_path / "k.pth"))
     torch.testing.assert_close(net.state_dict(), saved.state_dict())
     del weights["decode_head.conv_seg.weight"]
     torch.save({"state_dict": weights}, tmp_path / "k.pth")
     with pytest.raises(CheckpointError, match=r"does not fit the model: it lacks 1 of .*conv_seg"):
-        cases.load_checkpoint(net, str(tmp_path / "k.pth"))
+        networks.load_checkpoint(net, str(tmp_path / "k.pth"))
 
 
 # --- whole runs ---
 
 
-def run(tmp_path, *args):
-    code = benchmark.main([*args, "--rounds", "2", "--out", str(tmp_path / "out")])
-    return code, json.loads((tmp_path / "out" / "benchmark.json").read_text())
-
-
-def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
+def test_a_run_reports_everything(run, tmp_path, capsys, tiny_config):
     config = tiny_config("tiny_fast", "fast")
-    code, found = run(tmp_path, "--configs", config, "--size", "64x64", "96x128", "--batch", "2")
+    code, found = run("--configs", config, "--size", "64x64", "96x128", "--batch", "2")
     assert code == 0
     rows = found["results"]
     assert [(r["size"], r["variant"], r["pipeline"]) for r in rows] == [
@@ -305,13 +247,13 @@ def test_a_run_reports_everything(tmp_path, capsys, tiny_config):
         assert expected in printed
 
 
-def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
+def test_a_run_of_every_pipeline(run, capsys, tiny_config):
     flags = ["--fused-peer", "--graphs"]
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "hq"), *flags)
+    code, found = run("--configs", tiny_config("tiny", "hq"), *flags)
     assert code == 0
     ours, graphs, stock, fused = found["results"][4:]
-    assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(pipelines.ALL)[:4]
-    assert set(found["definitions"]["pipeline"]) == set(pipelines.ALL)
+    assert [r["pipeline"] for r in (ours, graphs, stock, fused)] == list(networks.RECIPES)[:4]
+    assert set(found["definitions"]["pipeline"]) == set(networks.RECIPES)
     assert stock["attention"].startswith("materialised")
     assert fused["attention"].startswith("fused")
     assert graphs["launch"] == ours["launch"] == "eager"  # a CPU has no graphs
@@ -322,8 +264,8 @@ def test_a_run_of_every_pipeline(tmp_path, capsys, tiny_config):
     assert "Launch, ours:" not in printed
 
 
-def test_a_run_of_training(tmp_path, capsys, tiny_config):
-    code, found = run(tmp_path, "--configs", tiny_config("tiny"), "--train", "--fused-peer")
+def test_a_run_of_training(run, tmp_path, capsys, tiny_config):
+    code, found = run("--configs", tiny_config("tiny"), "--train", "--fused-peer")
     assert code == 0
     rows = found["results"]
     assert [r["pipeline"] for r in rows] == ["ours", "peer", "fused peer"]
@@ -337,9 +279,9 @@ def test_a_run_of_training(tmp_path, capsys, tiny_config):
     assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_backbone_alone_without_peer_under_autocast(tmp_path, tiny_config):
+def test_backbone_alone_without_peer_under_autocast(run, tiny_config):
     flags = ["--part", "backbone", "--no-peer", "--dtype", "bfloat16", "--autocast"]
-    code, found = run(tmp_path, "--configs", tiny_config("tiny"), *flags)
+    code, found = run("--configs", tiny_config("tiny"), *flags)
     (row,) = found["results"]
     assert code == 0
     assert row["size"] == "64x96"  # the config's
@@ -347,22 +289,24 @@ def test_backbone_alone_without_peer_under_autocast(tmp_path, tiny_config):
     assert row["vs_peer"] is row["difference"] is None
 
 
-def test_a_different_function_fails_the_run(tmp_path, capsys, monkeypatch, tiny_config):
-    monkeypatch.setitem(peer.PRESETS, "n2d", (peer.Stage(q=peer.Merge("n2d", stride=(4, 4))),) * 4)
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "n2d"))
+def test_a_different_function_fails_the_run(run, capsys, monkeypatch, tiny_config):
+    monkeypatch.setitem(
+        peer.PRESETS, "n2d", (peer.StageMerges(q=peer.Merge("n2d", stride=(4, 4))),) * 4
+    )
+    code, found = run("--configs", tiny_config("tiny", "n2d"))
     assert code == 1
-    assert found["results"][2]["difference"] > main.MAX_DIFFERENCE["float32"]
+    assert found["results"][2]["difference"] > bench.MAX_DIFFERENCE["float32"]
     assert "tiny: outputs differ from the peer's by" in capsys.readouterr().err
-    code, _ = run(tmp_path, "--configs", tiny_config("tiny", "n2d"), "--no-check")
+    code, _ = run("--configs", tiny_config("tiny", "n2d"), "--no-check")
     assert code == 0
 
 
-def test_a_peer_that_fails_does_not_take_the_run_along(tmp_path, monkeypatch, tiny_config):
+def test_a_peer_that_fails_does_not_take_the_run_along(run, monkeypatch, tiny_config):
     def fail(self, x, hw_shape, identity=None):
         raise RuntimeError("out of memory\nand a long story")
 
-    monkeypatch.setattr(peer.MergedAttention, "forward", fail)
-    code, found = run(tmp_path, "--configs", tiny_config("tiny", "n2d"))
+    monkeypatch.setattr(peer.PeerAttention, "forward", fail)
+    code, found = run("--configs", tiny_config("tiny", "n2d"))
     assert code == 0
     ours, failed = found["results"][2:]
     assert failed["error"] == "RuntimeError: out of memory"
@@ -433,13 +377,13 @@ def test_without_tomesd(monkeypatch, capsys):
     assert "pip install tomesd, or leave out --fused-peer" in capsys.readouterr().err
 
 
-def test_an_error_of_the_script_is_one_line():
+def test_an_error_of_the_script_is_one_line(repo):
     done = subprocess.run(
-        [sys.executable, TOOLS / "benchmark.py", "--presets", "best"],
+        [sys.executable, repo / "tools" / "benchmark.py", "--presets", "best"],
         capture_output=True,
         text=True,
         cwd="/",
-        env={"PYTHONPATH": str(TOOLS.parent), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": str(repo), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("benchmark.py: error: unknown preset 'best'")
@@ -461,17 +405,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_a_busy_machine_is_reported():
-    assert report.warning({"load_average": 0.3, "cpu_cores": 2}) is None
-    assert report.warning({"load_average": None, "cpu_cores": 2}) is None
-    assert "load average 3.0 on 2 cores" in report.warning({"load_average": 3.0, "cpu_cores": 2})
+    assert tables.warning({"load_average": 0.3, "cpu_cores": 2}) is None
+    assert tables.warning({"load_average": None, "cpu_cores": 2}) is None
+    assert "load average 3.0 on 2 cores" in tables.warning({"load_average": 3.0, "cpu_cores": 2})
 
 
 def test_ratios_without_a_measured_partner():
     rows = [
-        report.empty_row("hq", "ours") | {"baseline": False, "latency_ms": {"median": 2.0}},
-        report.empty_row("hq", "peer") | {"baseline": False},
+        results.empty_row("hq", "ours") | {"baseline": False, "latency_ms": {"median": 2.0}},
+        results.empty_row("hq", "peer") | {"baseline": False},
     ]
-    report.add_ratios(rows)
+    results.add_ratios(rows)
     assert [(r["vs_peer"], r["vs_none"]) for r in rows] == [(None, None)] * 2
 
 
@@ -488,24 +432,24 @@ def test_a_gpu_becomes_current_if_it_is_numbered(monkeypatch):
 
 def test_a_neck_is_part_of_the_network(repo):
     """DeiT's features go through one before the head, which would take others without."""
-    (model,) = cases.config_models([str(repo / "configs/vit/deit_s16_fast_ade20k.py")])
-    net = cases.build(model, model.variants["deit_s16_fast_ade20k"], of_peer=False)
+    (model,) = networks.config_models([str(repo / "configs/vit/deit_s16_fast_ade20k.py")])
+    net = networks.build(model, model.variants["deit_s16_fast_ade20k"], of_peer=False)
     assert type(net.neck).__name__ == "MultiLevelNeck"
     with torch.inference_mode():
         assert net(torch.randn(1, 3, 64, 64)).shape[:2] == (1, 150)
-    backbone = cases.build(model, {}, of_peer=False, part="backbone")
+    backbone = networks.build(model, {}, of_peer=False, part="backbone")
     assert isinstance(backbone.neck, torch.nn.Identity)
 
 
 def test_other_backbones_have_no_peer(repo):
-    (model,) = cases.config_models([str(repo / "configs/twins/twins_svt_s_hq_ade20k.py")])
-    with pytest.raises(cases.UsageError, match=r"no peer of .*: pass --no-peer"):
-        cases.build(model, {}, of_peer=True)
+    (model,) = networks.config_models([str(repo / "configs/twins/twins_svt_s_hq_ade20k.py")])
+    with pytest.raises(networks.UsageError, match=r"no peer of .*: pass --no-peer"):
+        networks.build(model, {}, of_peer=True)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_have_the_models_channels(channels):
-    model = cases.preset_model("b0", ["n2d"])
+    model = networks.preset_model("b0", ["n2d"])
     model.backbone["in_channels"] = channels
     found = outputs(model, model.variants, size=(64, 96))
     assert set(found) == {("n2d", "ours"), ("n2d", "peer")}

@@ -14,18 +14,17 @@ pytest.importorskip("mmseg")
 
 
 from mmseg_tome.cli import benchmark
-from mmseg_tome.lab.bench import cases
+from mmseg_tome.lab.bench import networks
 from mmseg_tome.lab.bench.as_typed import (
     data,
     logs,
     losses,
-    main,
-    report,
-    running,
-    sampling,
+    runs,
+    session,
+    summary,
     variants,
 )
-from mmseg_tome.lab.bench.as_typed.variants import CASES, STOCK, Run, Workspace
+from mmseg_tome.lab.bench.as_typed.variants import STOCK, TASKS, Run, Workspace
 
 SIZE = (64, 128)
 TEST_LINE = (
@@ -122,7 +121,7 @@ def test_what_the_tools_say_is_kept_and_nothing_else():
 
 def test_ours_is_typed_as_the_readme_has_it(tmp_path, repo):
     place = Workspace(tmp_path)
-    run = Run(CASES["test-slide"], "b5", "fast")
+    run = Run(TASKS["test-slide"], "b5", "fast")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "cityscapes_b5.pth").touch()
     command = place.command(run, ["a=1"])
@@ -138,9 +137,9 @@ def test_switches_and_processes_are_typed(tmp_path, repo):
     place = Workspace(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "cityscapes_b0.pth").touch()
-    test = Run(CASES["test-slide"], "b0", "none", "bfloat16", "eager")
+    test = Run(TASKS["test-slide"], "b0", "none", "bfloat16", "eager")
     assert test.switches == ["--dtype", "bfloat16", "--launch", "eager"]
-    train = CASES["train"]
+    train = TASKS["train"]
     assert Run(train, "b0", "none").switches == ["--amp"]
     assert Run(train, "b0", "none", "bfloat16").switches == ["--dtype", "bfloat16"]
     command = place.command(Run(train, "b0", "none", gpus=2), [])
@@ -153,7 +152,7 @@ def test_switches_and_processes_are_typed(tmp_path, repo):
 def test_nothing_of_ours_is_left_in_stock(case, tmp_path):
     if case.startswith("pose"):
         pytest.importorskip("mmpose")
-    path = Workspace(tmp_path).config(Run(CASES[case], "b5", STOCK))
+    path = Workspace(tmp_path).config(Run(TASKS[case], "b5", STOCK))
     cfg = Config.fromfile(path)
     types = {part["type"] for part in variants._dicts(cfg._cfg_dict) if "type" in part}
     ours = {kind for kind in types if kind.startswith("mmseg_tome.")}
@@ -161,7 +160,7 @@ def test_nothing_of_ours_is_left_in_stock(case, tmp_path):
     assert "mmseg.MixVisionTransformer" in types
     for left in ("constructor", "collate_fn", "tome_cfg", "fast_inference", "pin_memory"):
         assert left not in path.read_text()
-    ours = Config.fromfile(variants.config_path("b5", "none", CASES[case].config))
+    ours = Config.fromfile(variants.config_path("b5", "none", TASKS[case].config))
     for stage in ("train", "test"):
         assert cfg[f"{stage}_dataloader"].batch_size == ours[f"{stage}_dataloader"].batch_size
         assert cfg[f"{stage}_dataloader"].num_workers == ours[f"{stage}_dataloader"].num_workers
@@ -170,17 +169,17 @@ def test_nothing_of_ours_is_left_in_stock(case, tmp_path):
 def test_something_new_of_ours_is_noticed():
     cfg = Config.fromfile(variants.config_path("b0", "none", "cityscapes"))
     cfg.val_evaluator = dict(type="mmseg_tome.NewMetric")
-    with pytest.raises(cases.UsageError, match=r"the stock variant would have a mmseg_tome\.NewM"):
+    with pytest.raises(networks.UsageError, match=r"stock variant would have a mmseg_tome\.NewM"):
         variants.make_stock(cfg)
 
 
 def test_stock_and_ours_share_their_weights(tmp_path):
-    run = Run(CASES["test-slide"], "b0", "fast")
+    run = Run(TASKS["test-slide"], "b0", "fast")
     place = Workspace(tmp_path)
     path = place.make_checkpoint(run)
     keys = {}
     for variant in (STOCK, "fast"):
-        cfg = Config.fromfile(place.config(Run(CASES["test-slide"], "b0", variant)))
+        cfg = Config.fromfile(place.config(Run(TASKS["test-slide"], "b0", variant)))
         keys[variant] = {k: v.shape for k, v in variants.build(cfg).state_dict().items()}
     assert keys[STOCK] == keys["fast"]
     weights = torch.load(path, weights_only=True)["state_dict"]
@@ -192,10 +191,10 @@ def test_stock_and_ours_share_their_weights(tmp_path):
 
 def test_a_whole_image_and_a_toy_size(tmp_path):
     place = Workspace(tmp_path, (64, 128))
-    cfg = Config.fromfile(place.config(Run(CASES["test-whole"], "b0", "fast")))
+    cfg = Config.fromfile(place.config(Run(TASKS["test-whole"], "b0", "fast")))
     assert cfg.model.test_cfg == dict(mode="whole")
     assert cfg.model.backbone.tome_cfg == "fast"
-    cfg = Config.fromfile(place.config(Run(CASES["test-slide"], "b0", "fast")))
+    cfg = Config.fromfile(place.config(Run(TASKS["test-slide"], "b0", "fast")))
     assert cfg.model.test_cfg.crop_size == (64, 64)
     assert cfg.model.test_cfg.stride == (48, 48)
     assert cfg.test_dataloader.dataset.pipeline[1]["scale"] == (128, 64)
@@ -308,7 +307,7 @@ def test_nothing_starts_after_the_time_limit(tmp_path):
 def test_a_command_that_takes_too_long_is_stopped_with_its_children(tmp_path):
     script = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '60'])"
     with pytest.raises(TimeoutError, match="begun"):
-        running.execute([sys.executable, "-c", script], tmp_path, 2)
+        runs.execute([sys.executable, "-c", script], tmp_path, 2)
 
 
 def test_the_gpus_memory_is_watched(tmp_path, monkeypatch):
@@ -320,13 +319,13 @@ def test_the_gpus_memory_is_watched(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     command = [sys.executable, "-c", "import time; time.sleep(1)"]
     place = Workspace(tmp_path, SIZE)
-    run = Run(CASES["train"], "b0", "none")
-    assert running.run(place, run, command, running.Budget()).gpu_mib == 1200
+    run = Run(TASKS["train"], "b0", "none")
+    assert runs.run(place, run, command, runs.Budget()).gpu_mib == 1200
 
 
 def test_without_a_gpu_no_memory_is_watched(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with sampling.peak_memory() as peak:
+    with runs.peak_memory() as peak:
         pass
     assert peak.mib is None
 
@@ -350,7 +349,7 @@ def test_mistakes_are_usage_errors(tmp_path, capsys, options, message):
 
 
 def benchmark_run(args, tools):
-    return main.run(args, Console(width=160), start=tools)
+    return session.run(args, Console(width=160), start=tools)
 
 
 # --- losses ---
@@ -369,11 +368,13 @@ def test_losses_are_compared_step_by_step(tmp_path):
         (work_dir / "now" / "vis_data" / "scalars.json").write_text("\n".join(lines))
         return 0, ""
 
-    (runs,) = losses.runs_of("b0", ["none"], ["float32"], [1])
-    assert [run.launch for run in runs] == ["graphs", "eager", "eager"]
-    assert len({run.name for run in runs}) == 3
+    (compared,) = losses.runs_of("b0", ["none"], ["float32"], [1])
+    assert {key: run.launch for key, run in compared.items()} == {
+        "graphs": "graphs", "eager": "eager", "again": "eager",
+    }  # fmt: skip
+    assert len({run.name for run in compared.values()}) == 3
     place = Workspace(tmp_path, SIZE)
-    row = losses.compare(place, runs, [], running.Budget(), tool)
+    row = losses.compare(place, compared, [], runs.Budget(), tool)
     assert row["steps"] == 2
     assert row["difference"] == pytest.approx(0.02)
     assert row["noise"] == pytest.approx(0.01)
@@ -384,8 +385,8 @@ def test_losses_are_compared_step_by_step(tmp_path):
 def test_more_gpus_are_compared_with_one():
     rows = []
     for gpus, seconds in ((1, 0.1), (2, 0.125)):
-        row = report.new_row(Run(CASES["train"], "b0", "fast", gpus=gpus), 4 * gpus, "64x128")
+        row = summary.new_row(Run(TASKS["train"], "b0", "fast", gpus=gpus), 4 * gpus, "64x128")
         rows.append(row | {"seconds": seconds, "data_share": 0.0})
-    one, two = report.summarise(rows)
+    one, two = summary.summarise(rows)
     assert one["speedup"] is None
     assert two["speedup"] == pytest.approx(1.6)

@@ -13,7 +13,7 @@ from mmseg_tome.lab.bench.as_typed import losses
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """Run the tool on tiny data; the table and the whole report."""
+    """Run the tool on tiny data; the table and the whole summary."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folders = ("--folder", str(tmp_path / "place"), "--out", str(tmp_path / "out"))
 

@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import json
 
 import pytest
 import torch
@@ -14,19 +13,18 @@ pytest.importorskip("tomesd")
 
 
 from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import benchmark as bench
 from mmseg_tome.lab.bench import (
     breakdown,
     cases,
     floor,
-    kernels,
-    main,
-    measure,
+    inference,
+    networks,
     parts,
     peer,
-    pipelines,
     rates,
-    runner,
 )
+from mmseg_tome.lab.bench.flops import OF_KERNELS, count_flops, watch_launches
 from mmseg_tome.merging import SlotMap
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,46 +42,23 @@ EVERY_MODEL = {"embedding", "reduction", "attention", "ffn", "norms", "head"}
 def quick_rates(monkeypatch):
     monkeypatch.setattr(rates, "COPY_BYTES", {"cpu": 2**20})
     monkeypatch.setattr(rates, "MATMUL_SIZES", {"cpu": (64, 128)})
+    monkeypatch.setattr(rates, "MIN_RUN_S", 0.01)
 
 
 @pytest.fixture(scope="module")
 def b0():
     """`b0(preset, pipeline)`: the net of MiT-B0, its forward pass, and the case."""
-    model = cases.preset_model("b0", list(cases.PRESETS))
-    weights = main.initial_weights(model, benchmark.parse_args([]))
-    case = runner.Case(model, SIZE, 1, "float32", CPU, runner.Settings())
+    model = networks.preset_model("b0", list(networks.PRESETS))
+    weights = bench.initial_weights(model, benchmark.parse_args([]))
+    case = cases.Case(model, SIZE, 1, "float32", CPU, cases.Settings())
 
     def build(preset, pipeline):
-        net = runner.build(case, preset, pipelines.ALL[pipeline], weights)
+        net = inference.build(case, preset, networks.RECIPES[pipeline], weights)
         forward = case.forward(net, case.image())
         forward()
         return net, forward
 
     return build
-
-
-def tiny(of_peer=False):
-    """One block, as in test_benchmark: 8x8 tokens of 8 channels, 32 queries, 16 to 4 keys."""
-    tome_cfg = [
-        dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)), kv=dict(mode="n2d", stride=(2, 2)))
-    ]
-    backbone = dict(
-        type="mmseg_tome.MixVisionTransformer",
-        embed_dims=8,
-        num_stages=1,
-        num_layers=[1],
-        num_heads=[1],
-        patch_sizes=[7],
-        strides=[4],
-        sr_ratios=[2],
-        out_indices=(0,),
-    )
-    model = cases.Model("tiny", backbone, {"type": ""})
-    net = cases.build(model, {"tome_cfg": tome_cfg}, of_peer, part="backbone")
-    image = torch.randn(1, 3, 32, 32)
-    forward = torch.inference_mode()(lambda: net(image))
-    forward()
-    return net, forward
 
 
 # --- what operators move ---
@@ -177,7 +152,7 @@ def launch(monkeypatch):
     pytest.importorskip("triton")
     from mmseg_tome.ops import launching
 
-    monkeypatch.setitem(kernels.FLOPS, "double", lambda x, **_: x.numel())
+    monkeypatch.setitem(OF_KERNELS, "double", lambda x, **_: x.numel())
     return lambda *args, **constants: launching.launch(Kernel(double), (1,), *args, **constants)
 
 
@@ -192,14 +167,14 @@ def test_a_kernel_outside_of_any_operator_counts_by_its_arguments(launch):
         launch(out, out, n=32)  # filled by now: only read
 
     recorder = floor.Recorder()
-    with torch.inference_mode(), kernels.watch_launches(recorder.launch), recorder:
+    with torch.inference_mode(), watch_launches(recorder.launch), recorder:
         function()
     assert [(op.name, op.nbytes, op.flops) for op in recorder.operators] == [
         ("empty_like", 0, 0),
         ("double", 2 * 128, 32),
         ("double", 128, 32),
     ]
-    _, flops = measure.count_flops(function)
+    _, flops = count_flops(function)
     assert flops == {"double": 64}
 
 
@@ -213,7 +188,7 @@ def test_a_kernel_inside_of_an_operator_is_the_operators(launch):
     library.define("twice(Tensor x) -> Tensor")
     library.impl("twice", twice, "CPU")
     recorder = floor.Recorder()
-    with torch.inference_mode(), kernels.watch_launches(recorder.launch), recorder:
+    with torch.inference_mode(), watch_launches(recorder.launch), recorder:
         torch.ops.breakdown_test_kernel.twice(X)
     (op,) = recorder.operators
     assert (op.name, op.nbytes, op.flops) == ("twice", 2 * 128, 32)
@@ -226,10 +201,10 @@ def test_formulas_fit_the_kernels(repo):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef):
                 found[node.name] = {argument.arg for argument in node.args.args}
-    for name, formula in kernels.FLOPS.items():
+    for name, formula in OF_KERNELS.items():
         needed = set(inspect.signature(formula).parameters) - {"_"}
         assert needed <= found.get(name, needed)
-    assert kernels.FLOPS["_match_kernel"](X[None], num_src=3, num_dst=1) == 2 * 3 * 8
+    assert OF_KERNELS["_match_kernel"](X[None], num_src=3, num_dst=1) == 2 * 3 * 8
 
 
 def test_floor_is_the_larger_of_bytes_and_flops():
@@ -264,8 +239,8 @@ def test_a_fused_part_moves_only_what_others_give_and_take():
 # --- which part runs when ---
 
 
-def test_nested_parts_return_to_the_call_around_them():
-    net, forward = tiny()
+def test_nested_parts_return_to_the_call_around_them(one_block):
+    net, forward = one_block()
     calls = [parts.Call(parts.OTHER)]
     with parts.watch(net, calls.append):
         forward()
@@ -281,9 +256,9 @@ def test_nested_parts_return_to_the_call_around_them():
 
 
 @pytest.mark.parametrize("of_peer", [False, True])
-def test_parts_of_one_block_by_hand(of_peer):
+def test_parts_of_one_block_by_hand(one_block, of_peer):
     """The same FLOPs as in test_benchmark, each in its part, and the bytes of two parts."""
-    found = floor.floors(*floor.record(*tiny(of_peer)), BYTE_RATES)
+    found = floor.floors(*floor.record(*one_block(of_peer)), BYTE_RATES)
     multiply_adds = {
         "embedding": 64 * 3 * 49 * 8,
         "reduction": 16 * 8 * 4 * 8,
@@ -347,7 +322,7 @@ def test_parts_of_a_model(b0, preset, pipeline, present):
     assert set(found) - {parts.OTHER} == (present | {parts.REST}) - {parts.OTHER}
     assert set(found) <= present | {parts.REST}
     assert list(found)[-1] == parts.REST
-    _, flops = measure.count_flops(forward)
+    _, flops = count_flops(forward)
     assert sum(row["gflops"] for row in found.values()) == pytest.approx(sum(flops.values()) / 1e9)
     for part, row in found.items():
         assert row["fused_floor_ms"] <= row["floor_ms"]
@@ -367,83 +342,54 @@ def test_autocast_is_counted_in_its_own_precision(b0):
     assert {op.precision for op in operators if op.flops} >= {"bfloat16"}
 
 
-# --- clocks ---
+# --- milliseconds ---
 
 
-class FakeTime:
-    """Time that passes only when something is said to work."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def perf_counter(self):
-        return self.now
+def mark(part, begin, end):
+    event = {"cat": "user_annotation", "name": f"part: {part}", "ts": begin, "dur": end - begin}
+    return event | {"args": {"External id": 1}}
 
 
-def test_cpu_clock_subtracts_what_is_nested(monkeypatch):
-    clock, fake = breakdown.CpuClock(), FakeTime()
-    monkeypatch.setattr(breakdown, "time", fake)
-    attention, other = parts.Call("attention"), parts.Call(parts.OTHER)
-
-    def forward():
-        for call, seconds in [
-            (other, 1),
-            (attention, 2),
-            (parts.Call("match"), 4),
-            (attention, 8),
-            (parts.Call("unmerge"), 16),
-            (attention, 32),
-            (other, 64),
-        ]:
-            clock.switch(call)
-            fake.now += seconds
-
-    assert clock.time(forward) == {
-        parts.OTHER: 65e3,
-        "attention": 42e3,
-        "match": 4e3,
-        "unmerge": 16e3,
-    }
+def test_milliseconds_on_a_cpu_are_those_of_the_pieces():
+    """Of microseconds; whatever else a trace holds does not count."""
+    operators = [{"cat": "cpu_op", "name": "aten::mm", "ts": 1500.0, "dur": 700.0, "args": {}}]
+    others = [{"ph": "M", "name": "process_name"}, mark("x", 0, 9) | {"name": "Optimizer.step"}]
+    pieces = [("other", 1000, 2000), ("attention", 2000, 4000), ("match", 4000, 8000)]
+    pieces += [("attention", 8000, 16000), ("other", 16000, 32000)]
+    marks = [mark(*piece) for piece in pieces]
+    found = breakdown.times_of_parts([*marks, *operators, *others])
+    assert found == {"other": 17.0, "attention": 10.0, "match": 4.0}
 
 
-def test_cuda_clock_sees_the_gpu_alone(monkeypatch):
-    """A pretended GPU: launches take the CPU 1 ms, kernels 0.25 ms, two events in a row 2 us."""
-    cpu, gpu = FakeTime(), FakeTime()
+def test_milliseconds_on_a_gpu_are_those_of_kernels_by_where_they_were_launched():
+    """They run when the part that launched them is long over; waiting does not count."""
 
-    def work(milliseconds, launch_ms=0.0):
-        cpu.now += launch_ms * 1e-3
-        gpu.now = max(gpu.now, cpu.now) + milliseconds * 1e-3
+    def kernel(correlation, launched, begin, dur, kind="kernel", by="cuda_runtime"):
+        args = {"correlation": correlation}
+        launch = {"cat": by, "name": "launch", "ts": launched, "dur": 5.0, "args": args}
+        return [launch, {"cat": kind, "name": "k", "ts": begin, "dur": dur, "args": args}]
 
-    class Event:
-        def __init__(self, enable_timing):
-            assert enable_timing
+    marks = [mark("other", 0, 10), mark("ffn", 10, 30), mark("match", 30, 50), mark("ffn", 50, 60)]
+    work = [
+        *kernel(7, 12, 1000, 250.0),
+        *kernel(8, 28, 2000, 500.0, by="cuda_driver"),  # Triton's
+        *kernel(9, 31, 3000, 64.0),
+        *kernel(10, 55, 4000, 1000.0, kind="gpu_memcpy"),
+        {"cat": "cuda_runtime", "name": "cudaDeviceSynchronize", "ts": 60, "dur": 1.0,
+         "args": {"correlation": 11}},
+    ]  # fmt: skip
+    found = breakdown.times_of_parts([*reversed(work), *reversed(marks)])
+    assert found == {"ffn": 1.75, "match": 0.064}
 
-        def record(self):
-            work(0.002)
-            self.at = gpu.now
 
-        def synchronize(self):
-            cpu.now = max(cpu.now, gpu.now)
-
-        def elapsed_time(self, other):
-            return (other.at - self.at) * 1e3
-
-    def synchronize():
-        cpu.now = max(cpu.now, gpu.now)
-
-    monkeypatch.setattr(breakdown, "time", cpu)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    monkeypatch.setattr(
-        torch.cuda, "_sleep", lambda n: work(n / breakdown.CudaClock.CYCLES_PER_S * 1e3)
-    )
-    net, forward = tiny()
-    net.backbone.layers[0][1][0].ffn.register_forward_hook(lambda *_: work(0.25, launch_ms=1))
-    net.backbone.layers[0][1][0].attn.sr.register_forward_hook(lambda *_: work(0.5, launch_ms=1))
-    ms, whole = breakdown.time_parts(net, forward, torch.device("cuda"), 3)
-    worked = {part: value for part, value in ms.items() if value > 1e-6}
-    assert worked == pytest.approx({"ffn": 0.25, "reduction": 0.5}, abs=1e-6)
-    assert whole == pytest.approx(2.25, abs=0.01)  # both launches, then the last kernel
+def test_a_trace_holds_every_piece_of_every_part(one_block):
+    net, forward = one_block()
+    calls = [parts.Call(parts.OTHER)]
+    with parts.watch(net, calls.append):
+        forward()
+    marks = [e for e in breakdown.trace(net, forward, CPU) if e.get("cat") == "user_annotation"]
+    marks.sort(key=lambda event: event["ts"])
+    assert [event["name"] for event in marks] == [f"part: {call.part}" for call in calls]
 
 
 # --- rates ---
@@ -484,14 +430,11 @@ def test_convolutions_may_use_tf32_where_products_do_not(monkeypatch):
 # --- whole runs ---
 
 
-def run(tmp_path, *args):
-    out = ["--rounds", "1", "--size", "64x96", "--out", str(tmp_path / "out")]
-    code = benchmark.main(["--models", "b0", *args, *out])
-    return code, json.loads((tmp_path / "out" / "benchmark.json").read_text())
+SMALL = ("--models", "b0", "--size", "64x96")
 
 
-def test_a_run_reports_the_breakdown(tmp_path, capsys):
-    code, found = run(tmp_path, "--presets", "none", "hq", "--breakdown", "--batch", "2")
+def test_a_run_reports_the_breakdown(run, tmp_path, capsys):
+    code, found = run(*SMALL, "--presets", "none", "hq", "--breakdown", "--batch", "2", rounds=1)
     assert code == 0
     device = found["environment"]["rates"]["cpu"]
     assert device["copy_gb_per_s"] > 0
@@ -511,8 +454,8 @@ def test_a_run_reports_the_breakdown(tmp_path, capsys):
         assert expected in printed
 
 
-def test_without_the_option_nothing_changes(tmp_path, capsys):
-    _, found = run(tmp_path, "--presets", "none", "--no-peer")
+def test_without_the_option_nothing_changes(run, tmp_path, capsys):
+    _, found = run(*SMALL, "--presets", "none", "--no-peer", rounds=1)
     assert "breakdown" not in found["results"][0]
     assert "breakdown" not in found["definitions"]
     assert "rates" not in found["environment"]
@@ -520,12 +463,12 @@ def test_without_the_option_nothing_changes(tmp_path, capsys):
     assert "Where the time goes" not in capsys.readouterr().out
 
 
-def test_a_breakdown_that_fails_keeps_the_latency(tmp_path, capsys, monkeypatch):
+def test_a_breakdown_that_fails_keeps_the_latency(run, capsys, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of memory\nand a long story")
 
     monkeypatch.setattr(floor, "record", fail)
-    code, found = run(tmp_path, "--presets", "none", "--no-peer", "--breakdown")
+    code, found = run(*SMALL, "--presets", "none", "--no-peer", "--breakdown", rounds=1)
     (row,) = found["results"]
     assert code == 1
     assert row["latency_ms"]["median"] > 0

@@ -1,5 +1,7 @@
 """The pipelines beside ours and the peer: it fused, it compiled, ours by CUDA graphs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.console import Console
@@ -9,51 +11,36 @@ pytest.importorskip("tomesd")
 
 
 from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import benchmark as bench
 from mmseg_tome.lab.bench import (
     cases,
-    main,
+    inference,
     measure,
-    pipelines,
+    networks,
     rates,
-    report,
-    runner,
+    tables,
     training,
 )
+from mmseg_tome.lab.bench.flops import attention_backend, count_flops
 from mmseg_tome.runtime.graphs import CudaGraphs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SIZE = (64, 96)
-BACKBONE = dict(
-    type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-    num_heads=[1, 2, 5, 8],
-)  # fmt: skip
-HEAD = dict(
-    type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-    channels=16, num_classes=5, norm_cfg=dict(type="BN"),
-)  # fmt: skip
-MIXED = [
-    dict(q=dict(mode="n1d", stride=2), kv=dict(mode="bsm", ratio=0.6, stride=(2, 2))),
-    dict(q=dict(mode="n2d", stride=(2, 2))),
-    dict(),
-    dict(),
-]
 PEERS = ("peer", "fused peer")
-VARIANTS = {name: cases.PRESETS[name] for name in ("none", "hq", "n2d")} | {
-    "mixed": dict(tome_cfg=MIXED)
-}
+VARIANTS = ("none", "hq", "n2d", "mixed")
 
 
 @pytest.fixture(scope="module")
-def model():
-    return cases.Model("tiny", BACKBONE, HEAD, variants=VARIANTS)
+def model(tiny_model):
+    return tiny_model(VARIANTS)
 
 
 @pytest.fixture(scope="module")
 def weights(model):
     """With statistics of the batch norms that matter."""
-    found = main.initial_weights(model, benchmark.parse_args([]))
+    found = bench.initial_weights(model, benchmark.parse_args([]))
     for key, value in found["ours"].items():
         if key.endswith(("running_mean", "running_var")):
             value.uniform_(0.5, 2)
@@ -62,10 +49,8 @@ def weights(model):
 
 
 def case_of(model, variants=("none", "hq"), dtype="float32", **settings):
-    only = cases.Model(
-        model.name, model.backbone, model.head, variants={v: VARIANTS[v] for v in variants}
-    )
-    return runner.Case(only, SIZE, 2, dtype, CPU, runner.Settings(rounds=1, warmup=0, **settings))
+    only = replace(model, variants={v: model.variants[v] for v in variants})
+    return cases.Case(only, SIZE, 2, dtype, CPU, cases.Settings(rounds=1, warmup=0, **settings))
 
 
 def record_and_replay(function, tensors):
@@ -98,7 +83,7 @@ def capture_by(monkeypatch):
             def inference(self, function, tensors):
                 return capture(function, tensors)
 
-        monkeypatch.setattr(pipelines, "CudaGraphs", Captured)
+        monkeypatch.setattr(networks, "CudaGraphs", Captured)
 
     return use
 
@@ -115,14 +100,14 @@ def find(rows, variant, pipeline):
 def test_the_fused_peer_is_the_peer_without_its_matrices(model, weights, variant):
     found = {}
     case = case_of(model, [variant])
-    for recipe in (pipelines.PEER, pipelines.FUSED_PEER):
-        net = runner.build(case, variant, recipe, weights)
-        found[recipe.name] = measure.count_flops(case.forward(net, case.image()))
+    for recipe in (networks.PEER, networks.FUSED_PEER):
+        net = inference.build(case, variant, recipe, weights)
+        found[recipe.name] = count_flops(case.forward(net, case.image()))
     (output, flops), (fused_output, fused_flops) = found["peer"], found["fused peer"]
     assert measure.relative_difference(fused_output, output) < 1e-5
     assert sum(fused_flops.values()) == sum(flops.values())
-    assert measure.attention_backend(flops).startswith("materialised")
-    assert measure.attention_backend(fused_flops).startswith("fused (_scaled_dot_product")
+    assert attention_backend(flops).startswith("materialised")
+    assert attention_backend(fused_flops).startswith("fused (_scaled_dot_product")
     if variant == "none":  # in every block: queries x keys x channels of each stage, twice
         products = 384 * 6 * 8 + 96 * 6 * 16 + 24 * 6 * 40 + 6 * 6 * 64
         (attention,) = (n for op, n in fused_flops.items() if "scaled_dot_product" in op)
@@ -132,8 +117,8 @@ def test_the_fused_peer_is_the_peer_without_its_matrices(model, weights, variant
 def test_rows_of_all_pipelines(model, weights):
     case = case_of(model, fused_peer=True, graphs=True)
     steps = []
-    rows = runner.run_case(case, weights, lambda: steps.append(None))
-    assert len(steps) == runner.steps(case) == 2 * 4 * (1 + 1)
+    rows = inference.run_case(case, weights, lambda: steps.append(None))
+    assert len(steps) == inference.steps(case) == 2 * 4 * (1 + 1)
     assert [(r["variant"], r["pipeline"]) for r in rows] == [
         (variant, pipeline)
         for variant in ("none", "hq")
@@ -156,7 +141,7 @@ def test_rows_of_all_pipelines(model, weights):
 
 
 def test_without_the_peer_outputs_are_compared_with_the_fused_peer(model, weights):
-    rows = runner.run_case(case_of(model, ["hq"], peer=False, fused_peer=True), weights)
+    rows = inference.run_case(case_of(model, ["hq"], peer=False, fused_peer=True), weights)
     ours, fused = rows
     assert (ours["reference"], fused["reference"]) == ("fused peer", None)
     assert ours["difference"] < 1e-5
@@ -166,13 +151,13 @@ def test_without_the_peer_outputs_are_compared_with_the_fused_peer(model, weight
 
 def test_the_table_fits_in_160_columns(model, weights):
     case = case_of(model, fused_peer=True, graphs=True)
-    rows = runner.run_case(case, weights)
+    rows = inference.run_case(case, weights)
     for row in rows:
         row["variant"] = "fast-turbo"
         row["latency_ms"] |= {"median": 4467.1, "q1": 4466.1, "q3": 4468.3}
         row["memory_mib"], row["gflops"], row["vs_none"] = 47777, 1444.44, 12.34
     console = Console(width=160, record=True)
-    report.print_case(rows, console)
+    tables.print_case(rows, console)
     printed = console.export_text()
     for expected in ("x peer", "x fused peer", "4466.1-4468.3", "12.34x", "47777", "q 100 100 "):
         assert expected in printed
@@ -180,9 +165,9 @@ def test_the_table_fits_in_160_columns(model, weights):
 
 
 def test_columns_that_say_nothing_are_left_out(model, weights):
-    rows = runner.run_case(case_of(model, ["hq"], peer=False), weights)
+    rows = inference.run_case(case_of(model, ["hq"], peer=False), weights)
     console = Console(width=160, record=True)
-    report.print_case(rows, console)
+    tables.print_case(rows, console)
     printed = console.export_text()
     assert "x peer" not in printed
     assert "x fused peer" not in printed
@@ -201,9 +186,16 @@ def inductor():
         pytest.skip(f"inductor cannot compile here: {str(error).splitlines()[0]}")
 
 
-def test_the_compiled_stock_is_the_peer_compiled(model, weights, inductor):
-    case = case_of(model, ["hq"], peer=False, compiled_peer=True)
-    ours, stock = runner.run_case(case, weights)
+def test_the_compiled_stock_is_the_peer_compiled(model, inductor):
+    """Of one stage: inductor is slow."""
+    one = dict(num_stages=1, num_layers=[1], num_heads=[1], patch_sizes=[7], strides=[4])
+    backbone = model.backbone | one | dict(sr_ratios=[2], out_indices=(0,))
+    head = model.head | dict(in_channels=[8], in_index=[0])
+    merging = [dict(q=dict(mode="bsm", ratio=0.5, stride=(2, 2)))]
+    small = replace(model, backbone=backbone, head=head, variants={"q": dict(tome_cfg=merging)})
+    case = case_of(small, ["q"], peer=False, compiled_peer=True)
+    weights = bench.initial_weights(small, benchmark.parse_args([]))
+    ours, stock = inference.run_case(case, weights)
     assert stock["error"] is None
     assert (stock["pipeline"], stock["launch"]) == ("compiled stock", "torch.compile")
     assert stock["attention"].startswith("fused")
@@ -228,17 +220,17 @@ def test_what_is_captured_of_the_compiled_stock_is_compiled(model, weights, capt
 
     capture_by(capture)
     case = case_of(model, ["none"])
-    net = runner.build(case, "none", pipelines.COMPILED_PEER, weights)
+    net = inference.build(case, "none", networks.COMPILED_PEER, weights)
     expected = case.forward(net, case.image())()
     with pytest.MonkeyPatch.context() as patch:
         compile_ = torch.compile
         patch.setattr(torch, "compile", lambda f, **kw: compile_(f, backend=backend, **kw))
-        launched = pipelines.COMPILED_PEER.launch(net)
-    assert pipelines.launch_of(launched) == "torch.compile"
+        launched = networks.COMPILED_PEER.launch(net)
+    assert networks.launch_of(launched) == "torch.compile"
     output = case.forward(launched, case.image())()
     assert len(compiled) >= 2  # backbone and head
     assert len(captured) == 2
-    assert pipelines.launch_of(launched) == "torch.compile; CUDA graphs"
+    assert networks.launch_of(launched) == "torch.compile; CUDA graphs"
     assert measure.relative_difference(output, expected) < 1e-5
 
 
@@ -246,7 +238,7 @@ def test_what_is_captured_of_the_compiled_stock_is_compiled(model, weights, capt
 
 
 def test_on_a_cpu_graphs_run_eagerly_and_say_so(model, weights):
-    rows = runner.run_case(case_of(model, ["hq"], peer=False, graphs=True), weights)
+    rows = inference.run_case(case_of(model, ["hq"], peer=False, graphs=True), weights)
     ours, graphs = rows
     assert graphs["latency_ms"]["median"] > 0
     assert (ours["launch"], graphs["launch"]) == ("eager", "eager")
@@ -264,9 +256,9 @@ def test_captured_graphs_are_what_is_measured(model, weights, capture_by, part):
 
     capture_by(capture)
     parted = benchmark.parse_args(["--part", part])
-    weights = main.initial_weights(model, parted)
+    weights = bench.initial_weights(model, parted)
     case = case_of(model, ["hq"], graphs=True, part=part)
-    ours, graphs, peer = runner.run_case(case, weights)
+    ours, graphs, peer = inference.run_case(case, weights)
     assert (ours["launch"], graphs["launch"], peer["launch"]) == ("eager", "CUDA graphs", "eager")
     assert "capture" in graphs["memory_kind"]
     assert "capture" not in ours["memory_kind"]
@@ -283,10 +275,10 @@ def test_a_wrong_replay_is_noticed(model, weights, capture_by, capsys):
 
     capture_by(capture)
     case = case_of(model, ["hq"], graphs=True)
-    rows = runner.run_case(case, weights)
+    rows = inference.run_case(case, weights)
     assert find(rows, "hq", "ours")["difference"] < 1e-5
     assert find(rows, "hq", "ours, graphs")["difference"] > 0.1
-    assert main.verdict(rows, benchmark.parse_args([])) == 1
+    assert bench.verdict(rows, benchmark.parse_args([])) == 1
     assert "model, hq, ours, graphs: outputs differ from the peer's by" in capsys.readouterr().err
 
 
@@ -303,7 +295,7 @@ def test_a_capture_that_fails_is_not_called_a_graph(model, weights, capture_by):
         (refuse_levels, "CUDA graphs in part, since not all could be captured"),
     ):
         capture_by(capture)
-        rows = runner.run_case(case, weights)
+        rows = inference.run_case(case, weights)
         row = find(rows, "hq", "ours, graphs")
         assert row["error"] is None
         assert row["launch"] == launch
@@ -313,13 +305,13 @@ def test_where_the_time_goes_is_asked_once_for_ours(model, weights):
     fast = rates.Rates(CPU, copy=1e10, matmul={"float32": 1e11})
     case = case_of(model, ["hq"], peer=False, fused_peer=True, graphs=True)
     steps = []
-    rows = runner.run_case(case, weights, lambda: steps.append(None), fast)
-    assert len(steps) == runner.steps(case, True)
+    rows = inference.run_case(case, weights, lambda: steps.append(None), fast)
+    assert len(steps) == inference.steps(case, True)
     assert find(rows, "hq", "ours")["breakdown"]["attention"]["ms"] > 0
     assert find(rows, "hq", "fused peer")["breakdown"]["attention"]["ms"] > 0
     assert find(rows, "hq", "ours, graphs")["breakdown"] is None
     console = Console(width=160, record=True)
-    report.print_breakdown(rows, fast, console)
+    tables.print_breakdown(rows, fast, console)
     printed = console.export_text()
     assert "fused peer" in printed
     assert "ours, graphs" not in printed
@@ -339,12 +331,12 @@ def test_half_precision_is_that_of_the_hook_for_ours(model, weights):
         norms = {kinds.pop(key) for key in list(kinds) if ".bn." in key}
         assert norms == {wide}
         assert set(kinds.values()) == {torch.bfloat16}
-    nets = [runner.build(case, v, pipelines.OURS, placed) for v in ("none", "hq")]
+    nets = [inference.build(case, v, networks.OURS, placed) for v in ("none", "hq")]
     for one, other in zip(*(net.state_dict().values() for net in nets), strict=True):
         assert one.data_ptr() == other.data_ptr()  # all variants need one copy
     output = case.forward(nets[0], case.image())()
     assert output.dtype == torch.float32
-    peer = runner.build(case, "none", pipelines.PEER, placed)
+    peer = inference.build(case, "none", networks.PEER, placed)
     stock = case.forward(peer, case.image())()
     assert stock.dtype == torch.bfloat16
     assert measure.relative_difference(output, stock) < 0.1
@@ -352,15 +344,15 @@ def test_half_precision_is_that_of_the_hook_for_ours(model, weights):
 
 def test_autocast_leaves_weights_in_float32(model, weights):
     case = case_of(model, ["none"], dtype="bfloat16", autocast=True)
-    net = runner.build(case, "none", pipelines.OURS, case.place(weights))
+    net = inference.build(case, "none", networks.OURS, case.place(weights))
     assert {p.dtype for p in net.parameters()} == {torch.float32}
 
 
 def test_launch_is_read_off_the_network(model):
-    net = cases.build(model, {}, of_peer=False)
-    assert pipelines.launch_of(net) == "eager"
-    assert pipelines.launch_of(torch.compile(net)) == "torch.compile"
-    assert [name for name in pipelines.ALL if pipelines.is_ours(name)] == ["ours", "ours, graphs"]
+    net = networks.build(model, {}, of_peer=False)
+    assert networks.launch_of(net) == "eager"
+    assert networks.launch_of(torch.compile(net)) == "torch.compile"
+    assert [name for name in networks.RECIPES if networks.is_ours(name)] == ["ours", "ours, graphs"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -368,8 +360,8 @@ def test_launch_is_read_off_the_network(model):
 def test_the_compiled_stock_is_captured(model, weights, train):
     torch._dynamo.reset()
     case = case_of(model, ["none"], peer=False, compiled_peer=True, train=train)
-    case = runner.Case(case.model, SIZE, 2, "float32", torch.device("cuda"), case.settings)
-    run_case = training.run_case if train else runner.run_case
+    case = replace(case, device=torch.device("cuda"))
+    run_case = training.run_case if train else inference.run_case
     _, stock = run_case(case, weights)
     assert stock["error"] is None
     assert stock["launch"] == "torch.compile; CUDA graphs"
@@ -378,8 +370,8 @@ def test_the_compiled_stock_is_captured(model, weights, train):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_cuda_graphs_are_captured_and_agree(model, weights):
     case = case_of(model, ["none", "n2d"], graphs=True)
-    case = runner.Case(case.model, SIZE, 2, "float32", torch.device("cuda"), case.settings)
-    for row in runner.run_case(case, weights):
+    case = replace(case, device=torch.device("cuda"))
+    for row in inference.run_case(case, weights):
         assert row["error"] is None
         if row["pipeline"] == "ours, graphs":
             assert row["launch"] == "CUDA graphs"

@@ -1,6 +1,7 @@
 """Steps of training: what they compute, from where they start, what is reported. No timings."""
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,49 +13,40 @@ pytest.importorskip("tomesd")
 
 
 from mmseg_tome.cli import benchmark
+from mmseg_tome.lab.bench import benchmark as bench
 from mmseg_tome.lab.bench import (
     cases,
-    main,
-    measure,
+    networks,
     peer,
-    pipelines,
-    runner,
     training,
 )
+from mmseg_tome.lab.bench.flops import count_flops
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 SIZE = (64, 96)
-BACKBONE = dict(
-    type="mmseg_tome.MixVisionTransformer", embed_dims=8, num_layers=[1, 1, 1, 1],
-    num_heads=[1, 2, 5, 8],
-)  # fmt: skip
-HEAD = dict(
-    type="mmseg_tome.SegformerHead", in_channels=[8, 16, 40, 64], in_index=[0, 1, 2, 3],
-    channels=16, num_classes=5, norm_cfg=dict(type="BN"),
-)  # fmt: skip
-RECIPES = (pipelines.OURS, pipelines.PEER, pipelines.FUSED_PEER)
+RECIPES = (networks.OURS, networks.PEER, networks.FUSED_PEER)
 
 
-def model_of(drop=0.1, variants=("none", "hq")):
-    backbone = BACKBONE | dict(drop_path_rate=drop)
-    head = HEAD | dict(dropout_ratio=drop)
-    return cases.Model("tiny", backbone, head, variants={v: cases.PRESETS[v] for v in variants})
+@pytest.fixture(scope="module")
+def case_of(tiny_model):
+    """A case of named variants of a tiny model, or of a model."""
 
+    def make(variants=("none", "hq"), drop=0.1, model=None, dtype="float32", size=SIZE, **settings):
+        options = dict(train=True, rounds=3, warmup=0, fused_peer=True) | settings
+        model = model or tiny_model(variants, drop)
+        return cases.Case(model, size, 2, dtype, CPU, cases.Settings(**options))
 
-def case_of(model=None, dtype="float32", size=SIZE, **settings):
-    options = dict(train=True, rounds=3, warmup=0, fused_peer=True) | settings
-    model = model or model_of()
-    return runner.Case(model, size, 2, dtype, CPU, runner.Settings(**options))
+    return make
 
 
 def weights_of(case):
     args = benchmark.parse_args(["--part", case.settings.part])
-    return main.initial_weights(case.model, args)
+    return bench.initial_weights(case.model, args)
 
 
-def step_of(case, variant="none", recipe=pipelines.OURS, weights=None):
+def step_of(case, variant="none", recipe=networks.OURS, weights=None):
     """The net and its step, as `training` makes them."""
     torch.manual_seed(0)
     net = training.build(case, variant, recipe, weights or weights_of(case))
@@ -66,7 +58,7 @@ def step_of(case, variant="none", recipe=pipelines.OURS, weights=None):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_step_trains(recipe):
+def test_a_step_trains(case_of, recipe):
     case = case_of()
     net, step = step_of(case, "hq", recipe)
     assert all(module.training for module in net.modules())
@@ -79,8 +71,8 @@ def test_a_step_trains(recipe):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_all_pipelines_compute_the_same_loss_and_update_without_dropout():
-    case = case_of(model_of(drop=0.0))
+def test_all_pipelines_compute_the_same_loss_and_update_without_dropout(case_of):
+    case = case_of(drop=0.0)
     weights, losses = weights_of(case), {}
     for recipe in RECIPES:
         for variant in case.model.variants:
@@ -94,20 +86,20 @@ def test_all_pipelines_compute_the_same_loss_and_update_without_dropout():
     assert not losses["none", "ours"].equal(losses["hq", "ours"])
 
 
-def test_dropout_is_as_configured():
+def test_dropout_is_as_configured(case_of):
     losses = []
     for drop in (0.0, 0.5):
-        _, step = step_of(case_of(model_of(drop)))
+        _, step = step_of(case_of(drop=drop))
         losses.append(float(step()))
     assert losses[0] != losses[1]
 
 
-def test_the_loss_is_that_of_mmseg():
+def test_the_loss_is_that_of_mmseg(case_of):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
     case = case_of()
-    net = training.build(case, "none", pipelines.OURS, weights_of(case))
+    net = training.build(case, "none", networks.OURS, weights_of(case))
     given = []
     criterion = training.criterion_of(case, net, case.image())
     with torch.no_grad():
@@ -127,11 +119,11 @@ def test_the_loss_is_that_of_mmseg():
 
 
 @pytest.mark.parametrize("part", ["model", "backbone"])
-def test_without_classes_the_loss_is_a_mean_squared_error(repo, part):
+def test_without_classes_the_loss_is_a_mean_squared_error(case_of, repo, part):
     pytest.importorskip("mmpose")
     file = repo / "configs/b0/segformerpp_b0_hq_coco.py"
-    (model,) = cases.config_models([str(file)])
-    case = case_of(model, size=(64, 48), part=part)
+    (model,) = networks.config_models([str(file)])
+    case = case_of(model=model, size=(64, 48), part=part)
     net, step = step_of(case, file.stem)
     assert all(module.training for module in net.modules())
     shape = (2, 17, 16, 12) if part == "model" else (2, 256, 2, 2)
@@ -141,12 +133,13 @@ def test_without_classes_the_loss_is_a_mean_squared_error(repo, part):
     assert float(step()) > float(step())
 
 
-def test_only_float16_scales_its_loss(monkeypatch):
+def test_only_float16_scales_its_loss(case_of, monkeypatch):
     scaled = []
 
     class Scaler(torch.amp.GradScaler):
         def scale(self, loss):
-            scaled.append(case.dtype)
+            if self.is_enabled():
+                scaled.append(case.dtype)
             return super().scale(loss)
 
     monkeypatch.setattr(torch.amp, "GradScaler", Scaler)
@@ -165,12 +158,12 @@ def test_only_float16_scales_its_loss(monkeypatch):
 def test_flops_of_a_convolutions_gradient(groups):
     """As many as forward for the input, and again for the weight, depthwise or not."""
     conv = nn.Conv2d(8, 8, 3, padding=1, groups=groups)
-    _, forward = measure.count_flops(lambda: conv(torch.randn(2, 8, 6, 5)))
+    _, forward = count_flops(lambda: conv(torch.randn(2, 8, 6, 5)))
     x = torch.randn(2, 8, 6, 5, requires_grad=True)
-    _, flops = measure.count_flops(lambda: conv(x).sum().backward())
+    _, flops = count_flops(lambda: conv(x).sum().backward())
     assert forward == {"convolution": 2 * (2 * 6 * 5 * 8 * 9 * 8 // groups)}
     assert flops["convolution_backward"] == 2 * forward["convolution"]
-    _, flops = measure.count_flops(lambda: conv(x.detach()).sum().backward())
+    _, flops = count_flops(lambda: conv(x.detach()).sum().backward())
     assert flops["convolution_backward"] == forward["convolution"]
 
 
@@ -178,7 +171,7 @@ def test_flops_of_attentions_gradient():
     """Five products, the first of which forward did, too."""
     q, k, v = torch.randn(3, 2, 3, 20, 8, requires_grad=True)
     attend = F.scaled_dot_product_attention
-    _, flops = measure.count_flops(lambda: attend(q, k, v).sum().backward())
+    _, flops = count_flops(lambda: attend(q, k, v).sum().backward())
     product = 2 * (2 * 3 * 20 * 20 * 8)
     assert sum(flops.values()) == (2 + 5) * product
 
@@ -187,9 +180,9 @@ def test_flops_of_attentions_gradient():
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(case_of):
     """A case, its weights before and after, its rows, and how often progress was reported."""
-    case, steps = case_of(model_of(variants=["hq"])), []
+    case, steps = case_of(["hq"]), []
     weights = weights_of(case)
     before = {key: value.clone() for key, value in weights["ours"].items()}
     rows = training.run_case(case, weights, lambda: steps.append(None))
@@ -226,8 +219,8 @@ def test_flops_of_a_step_are_three_times_those_of_a_pass(measured):
     """To nearly: the image needs no gradient, fused attention multiplies once more."""
     case, weights, _, rows, _ = measured
     for row in rows:
-        net = training.build(case, "hq", pipelines.ALL[row["pipeline"]], weights)
-        _, flops = measure.count_flops(case.forward(net, case.image()))
+        net = training.build(case, "hq", networks.RECIPES[row["pipeline"]], weights)
+        _, flops = count_flops(case.forward(net, case.image()))
         assert 2.7 < row["gflops"] / (sum(flops.values()) / 2 / 1e9) < 3.1
 
 
@@ -236,7 +229,7 @@ def test_the_weights_given_stay_what_they_were(measured):
     assert all(value.equal(before[key]) for key, value in weights["ours"].items())
 
 
-def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
+def test_both_passes_start_alike_and_hold_one_variant_at_a_time(case_of, monkeypatch):
     nets, losses = [], []
     build, make_step = training.build, training.training_step
 
@@ -253,7 +246,7 @@ def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
 
     monkeypatch.setattr(training, "build", watched_build)
     monkeypatch.setattr(training, "training_step", watched_step)
-    case = case_of(model_of(variants=["hq"]), rounds=2, fused_peer=False)
+    case = case_of(["hq"], rounds=2, fused_peer=False)
     training.run_case(case, weights_of(case))
     assert len(nets) == 2 * 2
     for first, second in zip(losses[:2], losses[2:], strict=True):
@@ -261,23 +254,23 @@ def test_both_passes_start_alike_and_hold_one_variant_at_a_time(monkeypatch):
     assert losses[0] != losses[1]
 
 
-def test_one_round_needs_one_pass():
-    case = case_of(model_of(variants=["none"]), rounds=1, fused_peer=False)
+def test_one_round_needs_one_pass(case_of):
+    case = case_of(["none"], rounds=1, fused_peer=False)
     steps = []
     rows = training.run_case(case, weights_of(case), lambda: steps.append(None))
     assert [len(row["samples_ms"]) for row in rows] == [1, 1]
     assert len(steps) == training.steps(case) == 4
 
 
-def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
+def test_a_peer_that_fails_does_not_take_the_run_along(case_of, monkeypatch):
     calls = []
 
     def fail(self, x, hw_shape, identity=None):
         calls.append(None)
         raise RuntimeError("out of memory\nand a long story")
 
-    monkeypatch.setattr(peer.MergedAttention, "forward", fail)
-    case = case_of(model_of(variants=["hq"]), fused_peer=False, rounds=2)
+    monkeypatch.setattr(peer.PeerAttention, "forward", fail)
+    case = case_of(["hq"], fused_peer=False, rounds=2)
     ours, failed = training.run_case(case, weights_of(case))
     assert failed["error"] == "RuntimeError: out of memory"
     assert failed["latency_ms"] is failed["vs_none"] is None
@@ -288,9 +281,9 @@ def test_a_peer_that_fails_does_not_take_the_run_along(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_steps_on_a_gpu(dtype):
+def test_steps_on_a_gpu(case_of, dtype):
     case = case_of(dtype=dtype, autocast=dtype != "float32")
-    case = runner.Case(case.model, SIZE, 2, dtype, torch.device("cuda"), case.settings)
+    case = replace(case, device=torch.device("cuda"))
     for row in training.run_case(case, weights_of(case)):
         assert row["error"] is None
         assert row["memory_mib"] > 0

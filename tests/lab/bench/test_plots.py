@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmseg_tome.lab.bench import plots, report
+from mmseg_tome.lab.bench import plots, results
 
 ENV = {"gpu": "a GPU", "versions": {"torch": "2.11"}}
 
@@ -10,7 +10,7 @@ ENV = {"gpu": "a GPU", "versions": {"torch": "2.11"}}
 def row(size, variant, pipeline, ms):
     case = dict(model="b5", size=size, batch=1, dtype="bfloat16", device="cuda", part="model")
     return (
-        report.empty_row(variant, pipeline)
+        results.empty_row(variant, pipeline)
         | case
         | {"mode": "inference", "latency_ms": {"median": ms}}
     )

@@ -27,30 +27,6 @@ IN_PAPER_FACTS = {
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
-    """The names of a tiny Cityscapes: two training and one validation image."""
-    for split, count in (("train", 2), ("val", 1)):
-        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
-            folder = tmp_path / "cityscapes" / kind / split / "ulm"
-            folder.mkdir(parents=True)
-            for number in range(count):
-                (folder / f"ulm_{number}_{ending}.png").touch()
-    return tmp_path / "cityscapes"
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    path = tmp_path / "my.pth"
-    torch.save(dict(state_dict={}), path)
-    return path
-
-
-@pytest.fixture
-def work_dir(tmp_path) -> Path:
-    return tmp_path / "work"
-
-
-@pytest.fixture
 def started(monkeypatch) -> list:
     """Commands that were started; nothing is."""
     commands = []
@@ -254,7 +230,7 @@ def test_fewer_images_are_noted(data):
             )
         )
     )
-    source = TABLES["cityscapes-inference"].source
+    source = TABLES["cityscapes-inference"].data
     (needed,) = requirements.data_of(cfg, ("test",), source)
     assert needed.status == requirements.THERE
     assert needed.note == "1 files *_leftImg8bit.png in place of 500"

@@ -1,11 +1,7 @@
 """What runs, what is skipped, what a failure and an interruption leave, and the table of it all."""
 
 import json
-import os
-import select
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -19,7 +15,8 @@ TOOLS = Path(__file__).resolve().parents[3] / "tools"
 from mmseg_tome.cli import reproduce  # noqa: E402
 from mmseg_tome.errors import UserError  # noqa: E402
 from mmseg_tome.files import only_one  # noqa: E402
-from mmseg_tome.lab.reproduce import report, running, state  # noqa: E402
+from mmseg_tome.lab.reproduce import plan, results, running  # noqa: E402
+from mmseg_tome.processes import environment  # noqa: E402
 
 MIOU = {"none": 80.0, "hq": 79.5}
 MS = {"none": 10.0, "hq": 8.0}
@@ -41,7 +38,7 @@ class FakeTools:
         self.fail, self.interrupt = set(), set()
         self.metrics = None
 
-    def __call__(self, command, log, env, show, lock) -> int:
+    def __call__(self, command, log, env, lock) -> int:
         row, step = log.parent.name, log.stem
         self.ran.append((row, step))
         self.commands.append(command)
@@ -99,28 +96,6 @@ def tools(monkeypatch) -> FakeTools:
     fake = FakeTools()
     monkeypatch.setattr(running, "execute", fake)
     return fake
-
-
-@pytest.fixture
-def data(tmp_path) -> Path:
-    for split in ("train", "val"):
-        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds")):
-            folder = tmp_path / "cityscapes" / kind / split
-            folder.mkdir(parents=True)
-            (folder / f"ulm_{ending}.png").touch()
-    return tmp_path / "cityscapes"
-
-
-@pytest.fixture
-def checkpoint(tmp_path) -> Path:
-    path = tmp_path / "my.pth"
-    torch.save(dict(state_dict={}), path)
-    return path
-
-
-@pytest.fixture
-def work_dir(tmp_path) -> Path:
-    return tmp_path / "work"
 
 
 @pytest.fixture
@@ -312,8 +287,8 @@ def test_a_pipeline_that_failed_is_told(call, tools, work_dir, monkeypatch):
 
 
 def test_a_row_runs_once_at_a_time(call, tools, work_dir, capsys, monkeypatch):
-    monkeypatch.setattr(state, "WAIT", 0.2)
-    with state.locked(work_dir / "none"):
+    monkeypatch.setattr(running, "WAIT", 0.2)
+    with running.locked(work_dir / "none"):
         assert call() == 2
     assert f"another process writes into {work_dir / 'none'}" in capsys.readouterr().err
     assert not tools.ran
@@ -321,13 +296,13 @@ def test_a_row_runs_once_at_a_time(call, tools, work_dir, capsys, monkeypatch):
 
 def test_two_processes_do_not_write_over_each_others_table(call, tools, work_dir, monkeypatch):
     call("cityscapes-inference", "--rows", "hq")
-    known = (work_dir / "hq" / state.FILE).read_text()
-    (work_dir / "hq" / state.FILE).unlink()
+    known = (work_dir / "hq" / plan.STATE).read_text()
+    (work_dir / "hq" / plan.STATE).unlink()
     other = only_one(work_dir)  # writes its table, in which the row `hq` is not yet done
     other.__enter__()
 
     def finish():
-        (work_dir / "hq" / state.FILE).write_text(known)
+        (work_dir / "hq" / plan.STATE).write_text(known)
         other.__exit__(None, None, None)
 
     timer = threading.Timer(0.5, finish)
@@ -361,9 +336,9 @@ def test_a_state_does_not_outlive_the_files_it_tells_of(call, tools, work_dir, m
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"test": 1}', '{"test": {}}'])
 def test_a_damaged_state_is_named(tmp_path, text):
-    (tmp_path / state.FILE).write_text(text)
+    (tmp_path / plan.STATE).write_text(text)
     with pytest.raises(UserError, match=r"cannot read the row's state in .*state\.json"):
-        state.read(tmp_path)
+        plan.read_records(tmp_path)
 
 
 # --- commands ---
@@ -373,85 +348,15 @@ def python(code: str) -> tuple[str, ...]:
     return ("python", "-c", code)
 
 
-def test_a_command_is_logged_and_its_progress_shown(tmp_path):
-    shown = []
-    line = "Iter(train) [ 20/400]  lr: 1e-5  eta: 0:01:02  time: 1.0  loss: 0.5  acc: 3"
-    code = (
-        f"import os, sys; print({line!r}); print(os.environ['MARK'], file=sys.stderr); sys.exit(3)"
-    )
+def test_a_command_is_added_to_its_log(tmp_path):
     log = tmp_path / "a.log"
-    env = {**running.environment("cpu"), "MARK": "from the environment"}
-    assert running.execute(python(code), log, env, shown.append) == 3
-    assert shown == ["Iter(train) [ 20/400]  eta: 0:01:02  loss: 0.5"]
+    code = "import sys; print('first'); sys.exit(3)"
+    assert running.execute(python(code), log, environment()) == 3
     text = log.read_text()
     assert text.startswith("$ python -c ")
-    assert line in text
-    assert running.last_line(log) == "from the environment"
-    running.execute(python("print('second')"), log, env, shown.append)
+    assert text.endswith("first\n")
+    running.execute(python("print('second')"), log, environment())
     assert log.read_text().startswith(text)
-
-
-def test_an_interrupted_command_ends(tmp_path):
-    """It and its children, which hold a pipe open and would wait for ever."""
-    pipe = tmp_path / "alive"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    code = (
-        "import os, signal\n"
-        f"pipe = open({str(pipe)!r}, 'w')\n"
-        "if os.fork() != 0: print('Iter(test) [1/2]', flush=True)\n"
-        "signal.pause()\n"
-    )
-
-    def interrupt(text):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        running.execute(python(code), tmp_path / "a.log", running.environment("cpu"), interrupt)
-    assert select.select([reader], [], [], 10)[0]
-    assert os.read(reader, 1) == b""  # nobody holds the other end any more
-    os.close(reader)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from mmseg_tome.lab.reproduce import running, state
-folder = Path({folder!r})
-def kill(text):
-    os.kill(os.getpid(), signal.SIGKILL)
-with state.locked(folder) as lock:
-    running.execute(("python", "-c", {code!r}), folder / "a.log", os.environ, kill, lock)
-"""
-
-
-def test_a_command_ends_with_the_tool_that_is_killed(tmp_path):
-    """Else it would write into the folder of the next run; until it ends, the row is locked."""
-    pipe = tmp_path / "alive"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    code = (
-        "import signal, time\n"
-        f"pipe = open({str(pipe)!r}, 'w')\n"
-        "def end(*args): time.sleep(1); pipe.write('ended'); raise SystemExit\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        "print('Iter(test) [1/2]', flush=True)\n"
-        "while True: time.sleep(0.1)\n"
-    )
-    tool = KILLED.format(folder=str(tmp_path / "row"), code=code)
-    env = {**os.environ, "PYTHONPATH": str(TOOLS.parent)}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", tool], env=env, timeout=100)
-    assert done.returncode == -signal.SIGKILL
-    with state.locked(tmp_path / "row"):
-        assert select.select([reader], [], [], 0)[0]  # nobody holds the other end any more
-        assert os.read(reader, 9) == b"ended"
-    os.close(reader)
-
-
-def test_a_command_that_a_signal_ends_has_failed(tmp_path):
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    log = tmp_path / "a.log"
-    assert running.execute(python(code), log, running.environment("cpu"), print) == 137
 
 
 def test_the_end_of_a_job_is_an_interruption():
@@ -469,7 +374,7 @@ def test_commands_see_the_device_alone(monkeypatch, device, given, visible):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-    assert running.environment(device)["CUDA_VISIBLE_DEVICES"] == visible
+    assert environment(**running.visible_gpus(device))["CUDA_VISIBLE_DEVICES"] == visible
 
 
 # --- the table ---
@@ -493,5 +398,5 @@ def test_the_legend_explains_what_is_shown_alone(call, tools, work_dir):
     call("cityscapes-inference", "--no-speed")
     text = (work_dir / "table.md").read_text()
     assert "tomesd" not in text
-    assert report.OVER_PEER not in text
+    assert results.OVER_PEER not in text
     assert "fused also without merging" in text

@@ -14,11 +14,17 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from mmseg_tome.cli import sweep
-from mmseg_tome.lab.sweep.evaluate import Judge
+from mmseg_tome.files import only_one
 from mmseg_tome.lab.sweep.images import Images
-from mmseg_tome.lab.sweep.network import Network, build_network, tokens_kept
+from mmseg_tome.lab.sweep.network import (
+    Network,
+    build_network,
+    time_settings,
+    tokens_kept,
+    with_setting,
+)
+from mmseg_tome.lab.sweep.scores import Evaluator
 from mmseg_tome.lab.sweep.settings import NONE, Setting
-from mmseg_tome.lab.sweep.timing import time_settings, with_setting
 from mmseg_tome.merging import PRESETS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,11 +98,11 @@ def test_scale_resizes_the_input_and_leaves_the_labels(place, images, network):
     assert next(network.predict(twice.batches(1), HQ)).shape == SIZE
 
 
-def test_judge_compares_with_the_unmerged_network(images, network):
-    judge = Judge(network, images, batch=3)
-    none, hq = judge.evaluate(NONE), judge.evaluate(HQ)
+def test_an_evaluator_compares_with_the_unmerged_network(images, network):
+    evaluator = Evaluator(network, images, batch=3)
+    none, hq = evaluator.evaluate(NONE), evaluator.evaluate(HQ)
     assert none["agreement"] == 100
-    pairs = zip(network.predict(images.batches(1), HQ), judge.unmerged, strict=True)
+    pairs = zip(network.predict(images.batches(1), HQ), evaluator.unmerged, strict=True)
     same = 100 * np.mean([a == b for a, b in pairs])
     assert hq["agreement"] == pytest.approx(same, abs=0.1)
     assert hq["agreement"] < 100
@@ -135,7 +141,7 @@ def test_times_are_per_image(place):
 def test_times_are_of_graphs_unless_told_otherwise(place, monkeypatch, launch):
     graphed = []
     monkeypatch.setattr(
-        "mmseg_tome.lab.sweep.timing.install", lambda part, *_, **__: graphed.append(part)
+        "mmseg_tome.lab.sweep.network.install", lambda part, *_, **__: graphed.append(part)
     )
     model = build_network(config_of(place), str(place / "0.pth"))
     time_settings(model, [HQ], SIZE, 1, torch.device("cpu"), rounds=1, launch=launch)
@@ -187,6 +193,25 @@ def test_parts_make_one_sweep_that_goes_on_where_it_was(place, tmp_path, capsys)
     changed[3] = str(tmp_path / "0.pth")
     sweep.main([*changed, "--dry-run"])
     assert "9 of 18 rows to do" in capsys.readouterr().out
+
+
+def test_parts_share_a_folder_that_else_one_process_holds(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mmseg_tome.lab.sweep.sweep.MOMENT", 0)
+    out = tmp_path / "out"
+
+    def refusal(*more) -> str:
+        call = [*arguments(place, out), "--max-images", "1", "--vary", "downsample", *more]
+        assert sweep.main(call) in (0, 2)
+        return capsys.readouterr().err
+
+    with only_one(out, file="part-1-of-2"):
+        assert f"another process writes {out / 'part-1-of-2'}" in refusal()
+        assert f"another process writes {out / 'part-1-of-2'}" in refusal("--part", "1/2")
+        assert "another process" not in refusal("--part", "2/2")
+        assert len(list((out / "rows").iterdir())) == 2
+    with only_one(out):
+        assert f"another process writes into {out}" in refusal("--part", "2/2")
+    assert [path.name for path in out.iterdir()] == ["rows"]
 
 
 def test_a_damaged_row_is_done_again(place, tmp_path, capsys):

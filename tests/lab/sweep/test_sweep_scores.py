@@ -13,7 +13,8 @@ from mmseg_tome.evaluation import (
     GroupedIoUMetric,
     SizeBandIoUMetric,
 )
-from mmseg_tome.lab.sweep.scores import ScoreOptions, Scorer, count_values
+from mmseg_tome.evaluation.maps import count_values
+from mmseg_tome.lab.sweep.scores import ScoreOptions, Scorer
 
 CLASSES = ("Road", "Pole", "Car", "Sky")
 VOID, FOREIGN = 255, 9

@@ -16,9 +16,9 @@ from mmengine.config import Config
 
 from mmseg_tome.cli import tune
 from mmseg_tome.lab.tune.choose import Goal
-from mmseg_tome.lab.tune.costs import StageTimes
-from mmseg_tome.lab.tune.losses import AgreementLoss
-from mmseg_tome.merging import parse_tome_cfg
+from mmseg_tome.lab.tune.images import AgreementLoss
+from mmseg_tome.lab.tune.probes import StageTimes
+from mmseg_tome.merging import PRESETS, parse_tome_cfg
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,16 +48,18 @@ def reached(monkeypatch):
     monkeypatch.setattr(StageTimes, "_measure_unmerged", measure_unmerged)
     monkeypatch.setattr(StageTimes, "measure", lambda times, stage, choices: None)
     monkeypatch.setattr(StageTimes, "ratio", ratio)
-    monkeypatch.setattr("mmseg_tome.lab.tune.run._measure", measure)
+    monkeypatch.setattr("mmseg_tome.lab.tune.tuning._measure", measure)
     few = {"q": ("n2d-2x2", "bsm-4x4-0.8", "bsm-4x4-0.9"), "kv": ("bsm-2x2-0.6", "bsm-4x4-0.9")}
     monkeypatch.setattr("mmseg_tome.lab.tune.space.CANDIDATES", few)
+    presets = {name: PRESETS[name] for name in ("hq", "fast", "n2d", "fast-prop")}
+    monkeypatch.setattr("mmseg_tome.lab.tune.space.PRESETS", presets)
     monkeypatch.setattr("mmseg_tome.lab.tune.choose.MARGIN", 0)
 
 
 def arguments(place, out, *more):
     return [
         *("--config", str(place / "tiny.py"), "--checkpoint", str(place / "0.pth")),
-        *("--out", str(out), "--scale", "1", "--trials", "14", "--rounds", "1", *more),
+        *("--out", str(out), "--scale", "1", "--trials", "8", "--rounds", "1", *more),
     ]
 
 
@@ -214,10 +216,11 @@ def test_joined_test_data(place, tmp_path, capsys, reached, join_test_data):
     assert tune.main([*both, "--config", str(config)]) == 0
     found = json.loads((tmp_path / "out/pareto.json").read_text())["images"]
     assert found["searched"] + found["held_out"] == 12
-    images = unlabelled(place, tmp_path / "images", "--target", "1.5x")
+    few = ("--target", "1.5x", "--max-images", "2")
+    images = unlabelled(place, tmp_path / "images", *few)
     assert tune.main([*images, "--config", str(config)]) == 0
     labels = ("--labels", str(place / "data/labels/val"))
-    images = unlabelled(place, tmp_path / "labels", "--target", "1.5x", *labels)
+    images = unlabelled(place, tmp_path / "labels", *few, *labels)
     assert tune.main([*images, "--config", str(config)]) == 0
 
 
@@ -250,15 +253,16 @@ def test_an_interrupted_search_goes_on(place, tmp_path, capsys, reached, monkeyp
         return loss(self, plan)
 
     monkeypatch.setattr(AgreementLoss, "__call__", interrupted)
+    call = unlabelled(place, tmp_path, "--target", "1.5x", "--trials", "14")
     stop = 26  # among the trials, after the probes of four stages
-    assert tune.main(unlabelled(place, tmp_path, "--target", "1.5x")) == 130
+    assert tune.main(call) == 130
     assert "call it again to go on" in capsys.readouterr().err
     assert not (tmp_path / "pareto.json").exists()
     before = calls[:-1]
     assert len(set(before[-5:])) == 5
     stop = 0
     calls.clear()
-    assert tune.main(unlabelled(place, tmp_path, "--target", "1.5x")) == 0
+    assert tune.main(call) == 0
     found = json.loads((tmp_path / "pareto.json").read_text())
     assert {entry["name"] for entry in found["presets"]} >= {"hq", "fast", "n2d"}
     # Of the trials: a probe of one stage is a plan that may be tried as a whole afterwards.

@@ -7,10 +7,10 @@ pytest.importorskip("mmseg")
 pytest.importorskip("optuna")
 
 
-from mmseg_tome.lab.tune import choose, prior
+from mmseg_tome.lab.tune import choose, probes
 from mmseg_tome.lab.tune.choose import Goal, front
-from mmseg_tome.lab.tune.costs import StageTimes
 from mmseg_tome.lab.tune.images import split
+from mmseg_tome.lab.tune.probes import StageTimes
 from mmseg_tome.lab.tune.search import Tried, open_study, spread
 from mmseg_tome.lab.tune.space import Choice, Space, tome_cfg
 from mmseg_tome.merging import PRESETS, parse_tome_cfg
@@ -86,9 +86,9 @@ class Times:
 def test_guesses_are_the_front_of_the_sums(space):
     known = {
         f"loss {stage + 1}: {choice}": (1.0 if choice.q != "none" else 3.0) * (stage + 1)
-        for stage, choice in prior.probes(space)
+        for stage, choice in probes.probes(space)
     }
-    found = prior.guesses(space, Times(space), known)
+    found = probes.guesses(space, Times(space), known)
     losses, saved = [g.loss for g in found], [-g.ms for g in found]
     assert found[-1].plan == space.plain
     assert losses == sorted(losses, reverse=True)

@@ -2,7 +2,7 @@
 
     python -m mmseg_tome.lab.bench.as_typed.attention DTYPE,DTYPE CONFIG...
 
-Prints a JSON object, from each data type and config to what `measure.attention_backend` says of one
+Prints a JSON object, from each data type and config to what `flops.attention_backend` says of one
 block a stage on a small image.
 """
 
@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 
-from mmseg_tome.lab.bench import measure
+from mmseg_tome.lab.bench import flops
 
 from .variants import build
 
@@ -30,8 +30,8 @@ def attention(path: str, dtype: torch.dtype) -> str:
     net = revert_sync_batchnorm(build(cfg)).backbone.eval().to(device, dtype)
     image = torch.randn(1, 3, SIDE, SIDE, device=device, dtype=dtype)
     with torch.inference_mode():
-        _, flops = measure.count_flops(lambda: net(image))
-    return measure.attention_backend(flops)
+        _, found = flops.count_flops(lambda: net(image))
+    return flops.attention_backend(found)
 
 
 if __name__ == "__main__":

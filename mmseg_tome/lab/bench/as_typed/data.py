@@ -7,6 +7,7 @@ ones are linked to as many names as a test has images. The same numbers always g
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -92,38 +93,32 @@ def make_cityscapes(root: Path, data: Data) -> None:
         _write(folder / f"{index}_labels.png", labels, cv2.IMWRITE_PNG_COMPRESSION, 6)
 
     originals = _originals(root, write, data.different)
-    for split, city in SPLITS.items():
-        for index in range(data.images):
-            name = f"{city}_{index:06d}_000019"
-            for kind, suffix in (
-                ("leftImg8bit", "leftImg8bit.png"),
-                ("gtFine", "gtFine_labelTrainIds.png"),
-            ):
-                what = "image" if kind == "leftImg8bit" else "labels"
-                file = originals / f"{index % data.different}_{what}.png"
-                _link(file, root / kind / split / city / f"{name}_{suffix}")
+    files = {"image": "leftImg8bit/{}_leftImg8bit", "labels": "gtFine/{}_gtFine_labelTrainIds"}
+    for (split, city), index in itertools.product(SPLITS.items(), range(data.images)):
+        name = f"{split}/{city}/{city}_{index:06d}_000019"
+        for what, path in files.items():
+            file = originals / f"{index % data.different}_{what}.png"
+            _link(file, root / f"{path.format(name)}.png")
 
 
 def make_coco(root: Path, data: Data) -> None:
     """COCO's folders, names and person annotations."""
     originals = _originals(root, _jpegs(COCO_SIZE, NOISE["coco"]), data.different)
+    names = [f"{index + 1:012d}.jpg" for index in range(data.images)]
     for split in SPLITS:
-        names = [f"{index + 1:012d}.jpg" for index in range(data.images)]
-        for index, name in enumerate(names):
-            _link(originals / f"{index % data.different}.jpg", root / f"{split}2017" / name)
-        annotations = _annotations(names, COCO_SIZE, PERSONS, COCO_KEYPOINTS)
-        _write_json(root / "annotations" / f"person_keypoints_{split}2017.json", annotations)
+        annotations = root / "annotations" / f"person_keypoints_{split}2017.json"
+        _link_all(originals, root / f"{split}2017", names, data.different)
+        _annotate(annotations, names, COCO_SIZE, PERSONS, COCO_KEYPOINTS)
 
 
 def make_jump_broadcast(root: Path, data: Data) -> None:
     """Jump-Broadcast's folders and annotation files."""
     originals = _originals(root, _jpegs(JUMP_SIZE, NOISE["jump_broadcast"]), data.different)
+    names = [f"jump_{index:06d}.jpg" for index in range(data.athletes)]
     for split in SPLITS:
-        names = [f"jump_{index:06d}.jpg" for index in range(data.athletes)]
-        for index, name in enumerate(names):
-            _link(originals / f"{index % data.different}.jpg", root / "images" / split / name)
-        annotations = _annotations(names, JUMP_SIZE, 1, JUMP_KEYPOINTS)
-        _write_json(root / "annotations" / f"{split}_jump.json", annotations)
+        annotations = root / "annotations" / f"{split}_jump.json"
+        _link_all(originals, root / "images" / split, names, data.different)
+        _annotate(annotations, names, JUMP_SIZE, 1, JUMP_KEYPOINTS)
 
 
 MAKERS: dict[str, Callable[[Path, Data], None]] = {
@@ -167,8 +162,15 @@ def _link(file: Path, name: Path) -> None:
         shutil.copy(file, name)
 
 
-def _annotations(names: list[str], size: tuple[int, int], persons: int, keypoints: int) -> dict:
-    """COCO's format: so many persons an image, all keypoints visible."""
+def _link_all(originals: Path, folder: Path, names: list[str], different: int) -> None:
+    for index, name in enumerate(names):
+        _link(originals / f"{index % different}.jpg", folder / name)
+
+
+def _annotate(
+    path: Path, names: list[str], size: tuple[int, int], persons: int, keypoints: int
+) -> None:
+    """Write annotations in COCO's format: so many persons an image, all keypoints visible."""
     random = np.random.default_rng(0)
     height, width = size
     images, people = [], []
@@ -193,9 +195,5 @@ def _annotations(names: list[str], size: tuple[int, int], persons: int, keypoint
                 )
             )
     categories = [dict(id=1, name="person", supercategory="person")]
-    return dict(images=images, annotations=people, categories=categories)
-
-
-def _write_json(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(dict(images=images, annotations=people, categories=categories)))

@@ -9,36 +9,34 @@ shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 
-from . import logs, report
-from .running import Budget, Execute, run
+from . import logs, summary
+from .runs import TAIL, Budget, Execute, run
 from .variants import LOSSES, Run, Workspace
 
-STEPS = 50
 OPTIONS = [*logs.options(1), "param_scheduler.0.start_factor=1.0", "randomness.seed=0"]
 LABELS = {"graphs": "graphs", "eager": "eager", "again": "eager again"}
 
 
 def runs_of(
     model: str, presets: list[str], dtypes: list[str], gpus: list[int]
-) -> Iterator[list[Run]]:
-    """The three runs of each comparison: graphs, eager, eager again."""
-    for count in gpus:
-        for dtype in dtypes:
-            for preset in presets:
-                common = (LOSSES, model, preset, dtype)
-                yield [
-                    Run(*common, "graphs", count),
-                    Run(*common, "eager", count),
-                    Run(*common, "eager", count, repeat=1),
-                ]
+) -> list[dict[str, Run]]:
+    """The runs of each comparison, by the keys of `LABELS`."""
+    return [
+        {
+            "graphs": Run(LOSSES, model, preset, dtype, "graphs", count),
+            "eager": Run(LOSSES, model, preset, dtype, "eager", count),
+            "again": Run(LOSSES, model, preset, dtype, "eager", count, repeat=1),
+        }
+        for count, dtype, preset in itertools.product(gpus, dtypes, presets)
+    ]
 
 
 def compare(
-    workspace: Workspace, runs: list[Run], train: list[str], budget: Budget, start: Execute
+    workspace: Workspace, runs: dict[str, Run], train: list[str], budget: Budget, start: Execute
 ) -> dict:
-    """Run the three and put their losses side by side, see `report.LOSSES`.
+    """Run the three and put their losses side by side, see `summary.losses_row`.
 
     Args:
         workspace: Where.
@@ -47,9 +45,9 @@ def compare(
         budget: Time left.
         start: Runs a command.
     """
-    row = report.losses_row(runs[0])
-    found = {}
-    for label, each in zip(LABELS, runs, strict=True):
+    row = summary.losses_row(runs["graphs"])
+    found = row["losses"] = {}
+    for label, each in runs.items():
         command = workspace.command(each, [*train, *OPTIONS])
         row["commands"].append(command)
         outcome = run(workspace, each, command, budget, start)
@@ -57,9 +55,8 @@ def compare(
         row["said"] += logs.said(f"{logs.read_log(outcome.work_dir)}\n{outcome.output}")
         if outcome.error:
             row["error"] = f"{LABELS[label]}: {outcome.error}"
-            row["output_tail"] = outcome.output[-4000:]
+            row["output_tail"] = outcome.output[-TAIL:]
             break
-    row["losses"] = found
     row["said"] = list(dict.fromkeys(row["said"]))
     if not row["error"]:
         row["steps"] = len(found["eager"])

@@ -1,10 +1,11 @@
-"""What is run: the cases, their variants, and the command lines that a user types for them."""
+"""What is run: tasks of a user, their variants, and the command lines that are typed for them."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmseg_tome.files import CONFIGS, TOOLS
-from mmseg_tome.lab.bench.cases import UsageError
+from mmseg_tome.lab.bench.networks import UsageError
 
 from .data import CITYSCAPES_SIZE
 
@@ -22,8 +23,8 @@ OURS = "mmseg_tome."
 
 
 @dataclass(frozen=True)
-class Case:
-    """One command of a user.
+class Task:
+    """What a user does with one tool.
 
     Attributes:
         name: What `--as-typed` calls it.
@@ -45,26 +46,26 @@ class Case:
         return self.tool == "train"
 
 
-CASES = {
-    case.name: case
-    for case in (
-        Case("test-slide", "test", "cityscapes", "cityscapes", "test.py, Cityscapes, windows"),
-        Case("test-whole", "test", "cityscapes_whole", "cityscapes", "test.py, Cityscapes, whole"),
-        Case("train", "train", "cityscapes", "cityscapes", "train.py --amp, Cityscapes"),
-        Case("pose-coco", "test", "coco", "coco", "test.py, COCO"),
-        Case("pose-jbd", "test", "jbd", "jump_broadcast", "test.py, Jump-Broadcast"),
+TASKS = {
+    task.name: task
+    for task in (
+        Task("test-slide", "test", "cityscapes", "cityscapes", "test.py, Cityscapes, windows"),
+        Task("test-whole", "test", "cityscapes_whole", "cityscapes", "test.py, Cityscapes, whole"),
+        Task("train", "train", "cityscapes", "cityscapes", "train.py --amp, Cityscapes"),
+        Task("pose-coco", "test", "coco", "coco", "test.py, COCO"),
+        Task("pose-jbd", "test", "jbd", "jump_broadcast", "test.py, Jump-Broadcast"),
     )
 }
-LOSSES = Case("losses", "train", "cityscapes", "cityscapes", "losses of training")
+LOSSES = Task("losses", "train", "cityscapes", "cityscapes", "losses of training")
 """Not timed, see `losses`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant of a case.
+    """One variant of a task.
 
     Attributes:
-        case: What is typed.
+        task: What is done.
         model: Such as "b5".
         variant: A preset of ours, or `STOCK`.
         dtype: "float32" for no switch. In training that is `--amp`.
@@ -73,7 +74,7 @@ class Run:
         repeat: Tells runs of the same command apart.
     """
 
-    case: Case
+    task: Task
     model: str
     variant: str
     dtype: str = "float32"
@@ -84,42 +85,40 @@ class Run:
     @property
     def name(self) -> str:
         """Of its work directory."""
-        parts = (self.case.name, self.model, self.variant, self.dtype, self.launch, f"{self.gpus}x")
+        parts = (self.task.name, self.model, self.variant, self.dtype, self.launch, f"{self.gpus}x")
         return "-".join((*parts, str(self.repeat)))
 
     @property
     def checkpoint(self) -> str:
         """Name of the weights, which variants share."""
-        return f"{self.case.data}_{self.model}.pth"
+        return f"{self.task.data}_{self.model}.pth"
 
     @property
     def switches(self) -> list[str]:
         """The precision and the launching that are asked for, as the tools take them."""
-        half = self.dtype == "bfloat16" or (self.dtype == "float16" and not self.case.trains)
-        given = ["--amp"] if self.case.trains and not half else []
+        half = self.dtype == "bfloat16" or (self.dtype == "float16" and not self.task.trains)
+        given = ["--amp"] if self.task.trains and not half else []
         given += ["--dtype", self.dtype] if half else []
         return given + (["--launch", self.launch] if self.launch != "auto" else [])
 
 
 def runs_of(
-    case: Case,
+    task: Task,
     model: str,
     presets: list[str],
     dtypes: list[str],
     launches: list[str],
     gpus: list[int],
 ) -> Iterator[Run]:
-    """All variants of a case: stock once a number of processes, ours with all switches.
+    """All variants of a task: stock once a number of processes, ours with all switches.
 
     In training stock takes the precision as well: it is a switch of the mm tools.
     """
-    for count in gpus if case.trains else [1]:
-        for dtype in dtypes if case.trains else ["float32"]:
-            yield Run(case, model, STOCK, dtype, gpus=count)
-        for dtype in dtypes:
-            for launch in launches:
-                for preset in presets:
-                    yield Run(case, model, preset, dtype, launch, count)
+    for count in gpus if task.trains else [1]:
+        for dtype in dtypes if task.trains else ["float32"]:
+            yield Run(task, model, STOCK, dtype, gpus=count)
+        for dtype, launch, preset in itertools.product(dtypes, launches, presets):
+            yield Run(task, model, preset, dtype, launch, count)
 
 
 @dataclass(frozen=True)
@@ -141,16 +140,16 @@ class Workspace:
         Raises:
             UsageError: There is no config of that model.
         """
-        key = run.case.name, run.model, run.variant
+        key = run.task.name, run.model, run.variant
         if key not in self._configs:
             self._configs[key] = self._config(run)
         return self._configs[key]
 
     def _config(self, run: Run) -> Path:
         preset = "none" if run.variant == STOCK else run.variant
-        path = config_path(run.model, preset, run.case.config)
-        resized = run.case.data == "cityscapes" and self.size != CITYSCAPES_SIZE
-        wanted_whole = run.case.config.endswith("whole") and not path.stem.endswith("whole")
+        path = config_path(run.model, preset, run.task.config)
+        resized = run.task.data == "cityscapes" and self.size != CITYSCAPES_SIZE
+        wanted_whole = run.task.config.endswith("whole") and not path.stem.endswith("whole")
         if run.variant != STOCK and not resized and not wanted_whole:
             return path
         cfg = Config.fromfile(path)
@@ -160,7 +159,7 @@ class Workspace:
             resize(cfg, self.size)
         if run.variant == STOCK:
             make_stock(cfg)
-        own = self.root / "configs" / f"{path.stem}_{run.case.name}_{run.variant}.py"
+        own = self.root / "configs" / f"{path.stem}_{run.task.name}_{run.variant}.py"
         own.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(own)
         return own
@@ -176,26 +175,21 @@ class Workspace:
             torch.save(dict(state_dict=net.state_dict(), meta={}), path)
         return path
 
-    def command(
-        self,
-        run: Run,
-        options: list[str],
-        python_args: list[str] | None = None,
-    ) -> list[str]:
+    def command(self, run: Run, options: list[str], python_args: Sequence[str] = ()) -> list[str]:
         """What to type in `root`, with settings ``options`` that measuring needs."""
-        checkpoint = self.make_checkpoint(run)
-        typed = [str(self.config(run)), *(() if run.case.trains else (str(checkpoint),))]
+        config, checkpoint = str(self.config(run)), str(self.make_checkpoint(run))
         rest = [*run.switches, "--work-dir", f"work_dirs/{run.name}"]
-        if run.case.trains:
+        if run.task.trains:
             rest.append("--no-validate")
             # Nothing to download: the random weights instead of the published ones.
             options = [f"load_from={checkpoint}", "model.backbone.init_cfg=None", *options]
+        else:
+            rest = [checkpoint, *rest]
         rest += ["--cfg-options", *options]
         if run.gpus > 1:
-            script = TOOLS / f"dist_{run.case.tool}.sh"
-            return ["bash", str(script), typed[0], str(run.gpus), *typed[1:], *rest]
-        script = TOOLS / f"{run.case.tool}.py"
-        return [sys.executable, *(python_args or ()), str(script), *typed, *rest]
+            script = TOOLS / f"dist_{run.task.tool}.sh"
+            return ["bash", str(script), config, str(run.gpus), *rest]
+        return [sys.executable, *python_args, str(TOOLS / f"{run.task.tool}.py"), config, *rest]
 
 
 def config_path(model: str, preset: str, what: str) -> Path:
@@ -204,15 +198,12 @@ def config_path(model: str, preset: str, what: str) -> Path:
     Raises:
         UsageError: There is none.
     """
-    folder, stem = (
-        (CONFIGS, "segformerpp") if model == "b5" else (CONFIGS / model, f"segformerpp_{model}")
-    )
-    path = folder / f"{stem}_{preset}_{what}.py"
-    if not path.is_file() and what.endswith("_whole"):
-        path = folder / f"{stem}_{preset}_{what.removesuffix('_whole')}.py"
-    if not path.is_file():
-        raise UsageError(f"there is no config {path.relative_to(CONFIGS.parent)}")
-    return path
+    stem = "segformerpp" if model == "b5" else f"{model}/segformerpp_{model}"
+    for name in (what, what.removesuffix("_whole")):
+        path = CONFIGS / f"{stem}_{preset}_{name}.py"
+        if path.is_file():
+            return path
+    raise UsageError(f"there is no config {path.relative_to(CONFIGS.parent)}")
 
 
 def build(cfg: Config) -> torch.nn.Module:
@@ -287,7 +278,7 @@ def resize(cfg: Config, size: tuple[int, int]) -> None:
 
 def batch_size(cfg: Config, run: Run) -> int:
     """Images of one iteration, all processes together."""
-    stage = "train" if run.case.trains else "test"
+    stage = "train" if run.task.trains else "test"
     return cfg[f"{stage}_dataloader"].batch_size * run.gpus
 
 
