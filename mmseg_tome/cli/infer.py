@@ -167,10 +167,8 @@ def infer(args: argparse.Namespace) -> int:
 
 def silence_opencv() -> None:
     """Keep from stderr what it and FFmpeg say of streams that break off, which we say ourselves."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    import cv2
-
-    cv2.setLogLevel(2)  # errors
+    for name, level in {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "-8"}.items():
+        os.environ.setdefault(name, level)  # read when OpenCV is imported
 
 
 def read_model(args: argparse.Namespace) -> tuple[Config, str]:

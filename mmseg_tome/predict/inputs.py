@@ -199,10 +199,13 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Group successive items of one image size, up to `size` of them."""
     batch: list[Item] = []
     for item in items:
-        if batch and (len(batch) == size or item.image.shape != batch[0].image.shape):
+        if batch and item.image.shape != batch[0].image.shape:
             yield batch
             batch = []
         batch.append(item)
+        if len(batch) == size:  # at once: the next frame of a stream is not there yet
+            yield batch
+            batch = []
     if batch:
         yield batch
 

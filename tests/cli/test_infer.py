@@ -322,7 +322,7 @@ def camera(images, monkeypatch):
 
 def test_a_camera_until_it_ends(infer, camera, segmenter, images, tmp_path):
     camera(3)
-    assert infer(*segmenter, "0", "--out", tmp_path) == (0, [])
+    assert infer("0", *segmenter, "--out", tmp_path) == (0, [])
     found = results(tmp_path)
     assert [(e["path"], e["frame"]) for e in found["images"]] == [("0", 0), ("0", 1), ("0", 2)]
     assert len(read_video(tmp_path / "overlays/camera_0.mp4")) == 3
@@ -334,7 +334,7 @@ def test_a_camera_for_some_frames(infer, camera, segmenter, images, tmp_path):
     camera(9)
     clip = tmp_path / "clip.avi"
     write_video(clip, [cv2.imread(str(images / "a.jpg"))] * 3)
-    given = [*segmenter, "0", clip, images / "a.jpg", "--frames", 2, "--out", tmp_path / "out"]
+    given = ["0", clip, images / "a.jpg", *segmenter, "--frames", 2, "--out", tmp_path / "out"]
     assert infer(*given) == (0, [])
     assert [e.get("frame") for e in results(tmp_path / "out")["images"]] == [0, 1, 0, 1, None]
 
@@ -343,7 +343,7 @@ def test_a_camera_for_some_frames(infer, camera, segmenter, images, tmp_path):
 def test_ctrl_c_keeps_what_a_camera_gave(infer, camera, segmenter, images, tmp_path, number):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     camera(9, after=lambda taken: os.kill(os.getpid(), number) if taken == 2 else None)
-    given = [*segmenter, "0", images / "a.jpg", "--out", tmp_path]
+    given = ["0", images / "a.jpg", *segmenter, "--out", tmp_path]
     assert infer(*given) == (0, [])
     assert [entry["frame"] for entry in results(tmp_path)["images"]] == [0, 1]
     assert len(read_video(tmp_path / "overlays/camera_0.mp4")) == 2
@@ -352,7 +352,7 @@ def test_ctrl_c_keeps_what_a_camera_gave(infer, camera, segmenter, images, tmp_p
 
 def test_a_camera_that_is_not_there(infer, camera, segmenter, images, tmp_path):
     camera(0)
-    code, errors = infer(*segmenter, "0", images / "a.jpg", "--out", tmp_path)
+    code, errors = infer("0", images / "a.jpg", *segmenter, "--out", tmp_path)
     assert code == 1
     assert errors == ["error: 0: it cannot be opened, or gives no frames"]
     assert len(results(tmp_path)["images"]) == 1
@@ -364,7 +364,7 @@ def test_an_image_on_stdin_and_an_animation(infer, images, segmenter, tmp_path, 
     frames = [Image.open(images / name) for name in ("a.jpg", "b.jpg")]
     frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:], duration=50)
     out = tmp_path / "out"
-    assert infer(*segmenter, "-", tmp_path / "b.gif", "--out", out) == (0, [])
+    assert infer("-", tmp_path / "b.gif", *segmenter, "--out", out) == (0, [])
     assert files(out) == [
         *("labels/b.mp4/000000.png", "labels/b.mp4/000001.png", "labels/stdin.png"),
         *("overlays/b.mp4", "overlays/stdin.jpg", "results.json"),
