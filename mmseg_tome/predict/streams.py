@@ -12,6 +12,8 @@ TRIES = 3
 """To open a stream again that gives no more frames."""
 SECONDS = 2.0
 """Before each of them."""
+TIMEOUT = 10_000
+"""Milliseconds that a stream may take to open, or to its next frame."""
 
 
 def read_stream(
@@ -60,7 +62,7 @@ class _Connection(threading.Thread):
     """Reads a stream as fast as it comes, in a thread, and keeps the newest frame."""
 
     def __init__(self, address: str | int):
-        super().__init__(daemon=True)  # OpenCV may wait half a minute for a frame
+        super().__init__()  # not a daemon: one that is in OpenCV at the end aborts the process
         self.rate = 25.0
         self.closed = threading.Event()
         self._address = address
@@ -69,7 +71,7 @@ class _Connection(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        video = cv2.VideoCapture(self._address)
+        video = _open(self._address)
         rate = video.get(cv2.CAP_PROP_FPS)
         self.rate = rate if 0 < rate < 1000 else self.rate
         while not self.closed.is_set():
@@ -97,3 +99,11 @@ class _Connection(threading.Thread):
                 yield count - 1, image
             elif ended:
                 return
+
+
+def _open(address: str | int) -> cv2.VideoCapture:
+    if isinstance(address, int):
+        return cv2.VideoCapture(address)
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
+    options = [value for limit in limits for value in (limit, TIMEOUT)]
+    return cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
