@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
     from mmseg_tome.predict.boxes import Boxes
     from mmseg_tome.predict.inputs import Item, Reader, Source
-    from mmseg_tome.predict.results import ResultsWriter
+    from mmseg_tome.predict.results import Prediction, ResultsWriter
     from mmseg_tome.predict.window import Window
 
 EXIT_SOME_FAILED = 1
@@ -97,6 +97,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=options.at_least_1, metavar="N",
         help="images of one size, or boxes of one image, that run together (default: as the "
         "config tests)")  # fmt: skip
+    add("--reuse-frames", type=options.at_least_1, default=1, metavar="K",
+        help="match tokens on every K-th frame of a video or stream, and keep the groups for the "
+        "frames between (default: 1)")  # fmt: skip
     options.add_device(group)
     options.add_dtype(group)
     options.add_launch(group)
@@ -134,6 +137,7 @@ def infer(args: argparse.Namespace) -> int:
 
     if args.out and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
+    check_reuse(args)
     window = open_window() if args.show else None
     results = [args.out / name for name in (OVERLAYS, LABELS, MERGING)] if args.out else []
     sources = inputs.find_sources(args.inputs, results)
@@ -147,6 +151,7 @@ def infer(args: argparse.Namespace) -> int:
     reader = inputs.Reader(cfg)
     predictor = build_predictor(args, cfg, checkpoint, device, boxes)
     speed_up(args, cfg, predictor, gpu)
+    reuse_frames(args, predictor)
     illustrator = build_illustrator(args, cfg, checkpoint, predictor)
     if illustrator and any(source.is_video or source.images > 1 for source in sources):
         say("warning: --show-merging draws images, not the frames of videos")
@@ -266,6 +271,40 @@ def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> Non
     options = {key: value for key, value in options.items() if value}
     if gpu or switches.half(options.get("dtype")):
         say(accelerate(predictor.model, **options).summary)
+
+
+def check_reuse(args: argparse.Namespace) -> None:
+    """Let frames run one by one if they share slot maps.
+
+    Raises:
+        UserError: --reuse-frames does not go with another option.
+    """
+    if args.reuse_frames > 1:
+        if args.model:
+            raise UserError("--reuse-frames goes with --config: a --model is complete")
+        if (args.batch_size or 1) > 1:
+            raise UserError("--reuse-frames runs frames one by one: leave out --batch-size")
+        args.batch_size = 1
+
+
+def reuse_frames(args: argparse.Namespace, predictor) -> None:
+    """Let a predictor match on every K-th frame, as --reuse-frames says.
+
+    Raises:
+        NothingMergesError: The model merges nothing.
+    """
+    if args.reuse_frames == 1:
+        return
+    from mmseg_tome.runtime.frame_reuse import FrameReuse
+
+    reuse, predict = FrameReuse(predictor.model, args.reuse_frames), predictor.predict
+
+    def predict_next(items: Sequence[Item]) -> list[Prediction]:
+        (item,) = items
+        reuse.before_frame(None if item.frame is None or item.source.is_paged else item.source)
+        return predict(items)
+
+    predictor.predict = predict_next
 
 
 def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):

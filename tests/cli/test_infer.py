@@ -637,3 +637,26 @@ def test_options_are_checked(capsys):
             tool.parse_args(["a.jpg", "--config", "c.py", *options])
         assert "are required: --out" in capsys.readouterr().err
     assert "mmseg_tome.cli.infer" in sys.modules
+
+
+def test_slots_are_kept_between_the_frames_of_a_video(infer, images, segmenter, tmp_path):
+    clip = tmp_path / "clip.avi"
+    write_video(clip, [cv2.imread(str(images / name)) for name in ("a.jpg", "b.jpg", "a.jpg")])
+    found = []
+    for every in (None, 1, 2):
+        out = tmp_path / str(every)
+        given = ["--reuse-frames", every] if every else []
+        assert infer(clip, images / "b.jpg", *segmenter, *given, "--out", out) == (0, [])
+        maps = [out / entry["labels"] for entry in results(out)["images"]]
+        found.append([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in maps])
+    plain, one, two = found
+    assert all(map(np.array_equal, plain, one))
+    assert list(map(np.array_equal, plain, two)) == [True, False, True, True]
+
+
+def test_slots_that_cannot_be_kept(mistake, images, segmenter):
+    given = [images, *segmenter, "--reuse-frames", 2]
+    assert "leave out --batch-size" in mistake(*given, "--batch-size", 2)
+    none = [str(arg).replace("_hq_", "_none_") for arg in given]
+    assert "merges nothing" in mistake(*none)
+    assert "goes with --config" in mistake(images, "--model", "a.onnx", "--reuse-frames", 2)
