@@ -1,8 +1,12 @@
 """SegFormer++ token merging for MMSegmentation and MMPose (arXiv 2405.14467).
 
+mmseg_tome.load("segformerpp_fast_cityscapes").predict("street.jpg").draw()  # with an mm stack
+
 model = mmseg_tome.create_model("b5", num_classes=19, tome_cfg="fast")  # torch alone
 mmseg_tome.load_weights(model, "segformer_b5.pth")
 mmseg_tome.set_merging(model, "hq")  # also a stock backbone's model, and one of transformers
+
+mmseg_tome.apply_merging(model_of_transformers, "fast")  # or a pipeline of transformers
 """
 
 import importlib
@@ -10,8 +14,13 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "create_model": "mmseg_tome.nets.segformer",
+    "MixVisionTransformer": "mmseg_tome.nets",
+    "add_to_inferencers": "mmseg_tome.predict.zoo",
+    "apply_merging": "mmseg_tome.huggingface",
+    "create_model": "mmseg_tome.nets",
+    "load": "mmseg_tome.predict.load",
     "load_weights": "mmseg_tome.checkpoints.torch_alone",
+    "remove_merging": "mmseg_tome.huggingface",
     "set_merging": "mmseg_tome.runtime.merging_switch",
     "without_merging": "mmseg_tome.runtime.merging_switch",
     "calibrate": "mmseg_tome.runtime.calibration",

@@ -92,7 +92,6 @@ def read_config_file(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: A file is missing or damaged, an option does not fit, or there is no model.
     """
-    path = str(find_config(path))
     from mmseg_tome import compat  # before anything of the mm packages
 
     from mmengine.config import Config  # isort: skip

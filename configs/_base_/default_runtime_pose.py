@@ -1,5 +1,6 @@
 _base_ = ["./common_runtime.py", "./default_hooks.py"]
 default_scope = "mmpose"
+data_mode = "topdown"  # Pose2DInferencer reads it here
 visualizer = dict(type="PoseLocalVisualizer", vis_backends=_base_.vis_backends, name="visualizer")
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True, num_digits=6)
 default_hooks = dict(

@@ -138,13 +138,26 @@ def load_from_http(filename: str, map_location=None, model_dir: str | None = Non
     Raises:
         CheckpointError: It cannot be downloaded, or as in `load_from_local`.
     """
+    return load_from_local(str(fetch(filename, model_dir)), map_location)
+
+
+def fetch(url: str, model_dir: str | None = None) -> Path:
+    """Download a checkpoint once (process 0 of a machine does); returns the file.
+
+    Args:
+        url: Its address.
+        model_dir: Folder that keeps downloads; torch hub's by default.
+
+    Raises:
+        CheckpointError: It cannot be downloaded; the message says where to put the file.
+    """
     folder = Path(model_dir) if model_dir else Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / Path(urlparse(filename).path).name
+    path = folder / Path(urlparse(url).path).name
     if not path.is_file() and int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        _download(filename, path)
+        _download(url, path)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
-    return load_from_local(str(path), map_location)
+    return path
 
 
 def _download(url: str, path: Path) -> None:

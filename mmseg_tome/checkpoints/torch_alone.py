@@ -7,7 +7,7 @@ from torch import nn
 from mmseg_tome.checkpoints import ConversionError, convert
 from mmseg_tome.checkpoints.architecture import surplus
 from mmseg_tome.checkpoints.fitting import mismatch
-from mmseg_tome.checkpoints.loading import load_from_local
+from mmseg_tome.checkpoints.loading import fetch, load_from_local
 from mmseg_tome.checkpoints.reading import read_source
 from mmseg_tome.errors import CheckpointError
 
@@ -19,18 +19,21 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
     Args:
         model: Gets the weights, in place; is left as it was if they do not fit.
-        path: A `.pth` or `.safetensors` file or a Hugging Face folder, of any format that
-            `mmseg_tome.checkpoints` knows: mmseg's, mmpose's, ours, NVlabs', Hugging Face's. One
-            of a backbone alone (ImageNet weights) goes into the model's backbone.
+        path: A `.pth` or `.safetensors` file or its address (https://...), or a Hugging Face folder
+            or name, of any format that `mmseg_tome.checkpoints` knows: mmseg's, mmpose's, ours,
+            NVlabs', Hugging Face's. One of a backbone alone (ImageNet weights) goes into the
+            model's backbone.
 
     Returns:
         The model.
 
     Raises:
-        CheckpointError: The file cannot be read, wants to run code, or does not fit the model.
+        CheckpointError: The file cannot be had or read, wants to run code, or does not fit the
+            model.
     """
+    file = fetch(str(path)) if "://" in str(path) else path
     try:
-        checkpoint = convert(read_source(str(path), load_from_local))
+        checkpoint = convert(read_source(str(file), load_from_local))
     except ConversionError as error:
         raise CheckpointError(f"{path}: {error}") from None
     state, target = checkpoint.state, model

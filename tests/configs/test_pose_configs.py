@@ -104,6 +104,21 @@ def test_variant_changes_the_backbone_alone(path):
     assert [line.split(" = ")[0] for line in statements] == ["_base_", "model"]
 
 
+@every_config
+def test_load_from_is_the_authors_unmerged_checkpoint(path):
+    """That of a B5; of a B0 none is published."""
+    name = parts(path)
+    links = dict(coco="ZOgj2NmQLy", jbd="psolrWXLLp")
+    link = f"https://mediastore.rz.uni-augsburg.de/get/{links[name['task']]}/"
+    assert load(path).load_from == (link if name["size"] == "b5" else None)
+
+
+@every_config
+def test_mmposes_inferencers_know_the_kind_of_data(path):
+    cfg, name = load(path), parts(path)
+    assert (cfg.data_mode, cfg.dataset_type) == ("topdown", TASKS[name["task"]][0])
+
+
 @pytest.mark.skipif(not compat.has("mmpose"), reason="needs mmpose")
 @pytest.mark.parametrize(
     "path", [p for p in FILES if parts(p)["size"] == "b0"], ids=lambda p: p.stem

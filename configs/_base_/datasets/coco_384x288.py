@@ -1,5 +1,6 @@
 # COCO keypoints, 17 of them, 384x288 (h, w). Validation and test use the ground-truth boxes, as the
 # paper's PCK needs; the `_coco_detections` configs test on detected ones.
+dataset_type = "CocoDataset"  # for MMPose's inferencers
 codec = dict(type="MSRAHeatmap", input_size=(288, 384), heatmap_size=(72, 96), sigma=3)
 train_pipeline = [
     dict(type="LoadImage"),

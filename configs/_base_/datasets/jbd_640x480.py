@@ -1,4 +1,5 @@
 # Jump-Broadcast, 20 keypoints of jumping athletes, 640x480 (h, w).
+dataset_type = "mmseg_tome.JumpBroadcastDataset"  # for MMPose's inferencers
 codec = dict(type="MSRAHeatmap", input_size=(480, 640), heatmap_size=(120, 160), sigma=3)
 train_pipeline = [
     dict(type="LoadImage"),
