@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from mmseg_tome.merging.slot_map import SlotMap
+from mmseg_tome.merging.strategies.base import MergingStrategy
 
 
 class SlotMemory:
@@ -25,7 +26,9 @@ class SlotMemory:
         self._kept: dict[Hashable, SlotMap] = {}
 
     @torch.no_grad()
-    def slots(self, strategy, place: Hashable, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+    def slots(
+        self, strategy: MergingStrategy, place: Hashable, metric: Tensor, hw: tuple[int, int]
+    ) -> SlotMap:
         """The slot map of a merger's tokens.
 
         Args:
