@@ -368,7 +368,7 @@ Train them by `mmseg-tome train NAME`.
 | configs | why |
 | --- | --- |
 | `b0/segformerpp_b0_{preset}_coco`, `..._jbd` | pose on B0: the authors published B5 alone |
-| `camvid/segformerpp_{b0,b1,b2}_{preset}_camvid`, `..._480x360` | our [accuracy](results/accuracy.md) |
+| `camvid/segformerpp_{b0,b1,b2}_{preset}_camvid...` | for [our own tables](results/accuracy.md) |
 | `pvt/{pvt_s,pvtv2_b2}_{preset}_coco` | MMPose's weights are for 256x192, these for 384x288 |
 | `demo/segformerpp_{preset}_demo`, `..._demo_pose` | `make demo` and `make demo-pose` train them |
 """
