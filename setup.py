@@ -38,6 +38,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["mmseg_tome", "mmseg_tome.*"]),
+    package_data={"mmseg_tome": ["export/web/*"]},
     entry_points={"console_scripts": ["mmseg-tome = mmseg_tome.cli:main"]},
     cmdclass={"build_py": BuildPyWithMim},
     # Nothing of the mm stack: two families of distributions share its import names, and a
