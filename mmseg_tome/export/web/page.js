@@ -278,7 +278,7 @@ function show(result) {
   const classes = [...counts].sort((a, b) => b[1] - a[1]);
   const share = (count) => {
     const percent = 100 * count / result.classes.length;
-    return percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
+    return percent < 0.1 ? "<\u00a00.1\u00a0%" : `${percent.toFixed(1)}\u00a0%`;
   };
   byId("legend").replaceChildren(...classes.map(([index, count]) => {
     const item = document.createElement("li");
