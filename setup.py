@@ -96,6 +96,8 @@ setup(
         ],
         # tools/export.py, and tools/infer.py with an exported file.
         "export": ["onnx", "onnxscript", "onnxruntime"],
+        # mmseg-tome export --format executorch, and mmseg-tome infer with its file.
+        "executorch": ["executorch>=1.5.1"],
         # tools/tune.py.
         "tune": ["optuna", "matplotlib", "rich"],
         # mmseg_tome.huggingface.

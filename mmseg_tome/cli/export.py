@@ -1,8 +1,9 @@
 """Export a trained segmentation or pose model to a file that runs without this package.
 
 --format onnx (the default) writes ONNX of standard operators, for ONNX Runtime, OpenVINO, TensorRT
-and others; --format torch-export writes torch's own .pt2; --format web writes a folder with an ONNX
-file of each of --presets and a page that runs them in a browser. A file takes normalised images
+and others; --format torch-export writes torch's own .pt2; --format executorch a .pte for phones and
+boards, by XNNPACK; --format web a folder with an ONNX file of each of --presets and a page that
+runs them in a browser. A file takes normalised images
 `[B, C, H, W]` and gives logits or heatmaps at a quarter of that size; mean, std, order of channels,
 names of classes or keypoints, preset and more are in its metadata. `mmseg-tome infer --model` runs
 it. A file takes images of one size; with --dynamic-size of any from a smallest one on, which is
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mmseg_tome.export.network import Network
     from mmseg_tome.export.parity import Parity
 
-ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
+ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2", "executorch": ".pte"}
 WEB = "web"
 WEB_PRESETS = ("none", "hq", "fast", "n2d", "quality")
 WEB_NAMES = ("none", *names.MERGING_PRESETS)
@@ -56,7 +57,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = options.Parser(__doc__, options.CONFIG, options.CHECKPOINT)
     add = parser.add_argument
     add("--out", required=True, type=Path, metavar="FILE",
-        help="a name in .onnx or .pt2; of --format web a folder")  # fmt: skip
+        help="a name in .onnx, .pt2 or .pte; of --format web a folder")  # fmt: skip
     add("--format", choices=[*ENDINGS, WEB], default="onnx", help="what to write (default: onnx)")
     add("--size", metavar="HxW",
         help="height and width of the images, in pixels (default: of pose the codec's input size, "
@@ -68,10 +69,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dtype", choices=["float32", "float16"], default="float32",
         help="float16 is for GPUs: on a CPU ONNX Runtime is slower than with float32")  # fmt: skip
     add("--half", dest="dtype", action="store_const", const="float16", help=argparse.SUPPRESS)
-    add("--int8", action="store_true", help="ONNX: 8-bit integers, by ONNX Runtime's quantiser")
+    add("--int8", action="store_true", help="8-bit integers, by the runtime's quantiser")
     add("--calibration", type=Path, metavar="DIR",
-        help="folder of images by which --int8 finds ranges; without it only linear layers "
-        "become integers, with ranges found while running")  # fmt: skip
+        help="folder of images by which --int8 finds ranges; without it, of ONNX alone, only "
+        "linear layers become integers, with ranges found while running")  # fmt: skip
     add("--opset", type=int, default=names.OPSET, help=f"of ONNX (default {names.OPSET})")
     add("--scores-mib", type=int, default=names.SCORES_MIB, metavar="N",
         help="ONNX: attention scores of an image that exist at a time, in MiB; 0: all, for "
@@ -103,7 +104,7 @@ def write(args: argparse.Namespace) -> None:
 
     from mmseg_tome.checkpoints.model import load_model
     from mmseg_tome.config_datasets import with_one_test_dataset
-    from mmseg_tome.export import onnx_file, torch_file
+    from mmseg_tome.export import executorch_file, onnx_file, torch_file
     from mmseg_tome.export.metadata import describe
     from mmseg_tome.export.network import Network
 
@@ -141,13 +142,15 @@ def write(args: argparse.Namespace) -> None:
                 program_of, _ = trace(Network(model, half=args.half), size, args)
             if args.format == "onnx":
                 onnx_file.write(program_of, temporary, metadata, args.opset)
+            elif args.format == "executorch":
+                executorch_file.write(program_of, temporary, metadata)
             else:
                 torch_file.write(program_of, temporary, metadata)
         with status("comparing"):
             compare(temporary, inputs, expected, metadata, args)
         if args.int8:
             with status("quantising"):
-                to_int8(temporary, metadata, pictures)
+                to_int8(temporary, metadata, pictures, program_of)
     pixels = f"any size from {least}x{least} pixels" if least else f"{size[0]}x{size[1]} pixels"
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {pixels}")
 
@@ -234,9 +237,11 @@ def trace(
     Raises:
         UserError: There is none for any size, or `size` is below the smallest.
     """
-    from mmseg_tome.export import program
+    from mmseg_tome.export import executorch_file, program
 
-    for_onnx = args.format in ("onnx", WEB)
+    for_onnx = args.format != "torch-export"
+    if args.format == "executorch":
+        return executorch_file.trace(network, size, args.scores_mib), 0
     if not args.dynamic_size:
         return program.trace(network, size, args.dynamic_batch, for_onnx, args.scores_mib), 0
     traced, least = program.trace_any_size(network, args.dynamic_batch, for_onnx)
@@ -281,8 +286,12 @@ def check_options(args: argparse.Namespace) -> None:
             )
         if args.out.is_dir():
             raise UserError(f"--out {args.out} is a folder")
-    if args.int8 and (args.half or args.format != "onnx"):
-        raise UserError("--int8 is for --format onnx without --half, which is --dtype float16")
+    if args.int8 and (args.half or args.format not in ("onnx", "executorch")):
+        raise UserError(
+            "--int8 is for --format onnx without --half, which is --dtype float16, and executorch"
+        )
+    if args.format == "executorch":
+        check_executorch_options(args)
     if args.calibration and not args.int8:
         raise UserError("--calibration is for --int8")
     if args.int8 and args.dynamic_size:
@@ -293,6 +302,20 @@ def check_options(args: argparse.Namespace) -> None:
         from mmseg_tome.export import onnx_file
 
         onnx_file.check(args.opset)
+
+
+def check_executorch_options(args: argparse.Namespace) -> None:
+    """Raise UserError for what a .pte is not made of."""
+    if args.dynamic_size or args.dynamic_batch or args.half:
+        raise UserError(
+            "--format executorch takes float32 or --int8, one image of one size: no "
+            "--dynamic-size, --dynamic-batch or --dtype float16"
+        )
+    if args.int8 and not args.calibration:
+        raise UserError("--int8 of --format executorch needs --calibration DIR, to find ranges")
+    from mmseg_tome.export import executorch_file
+
+    executorch_file.check()
 
 
 def check_web_options(args: argparse.Namespace) -> None:
@@ -349,8 +372,10 @@ def find_images(folder: Path) -> list[Path]:
     return files[:: -(-len(files) // MAX_IMAGES)]
 
 
-def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
-    """Replace a float32 ONNX file by its INT8 form and say how far both agree.
+def to_int8(
+    path: Path, metadata: Metadata, pictures: Sequence[Path], program_of: ExportedProgram
+) -> None:
+    """Replace a float32 file by its INT8 form and say how far both agree.
 
     Every second picture calibrates; agreement is measured on the others.
 
@@ -359,7 +384,7 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
     """
     import numpy as np
 
-    from mmseg_tome.export import parity, program
+    from mmseg_tome.export import executorch_file, parity, program
     from mmseg_tome.export.calibration import network_inputs
     from mmseg_tome.export.quantise import quantise
     from mmseg_tome.export.runtime import open_exported
@@ -371,7 +396,11 @@ def to_int8(path: Path, metadata: Metadata, pictures: Sequence[Path]) -> None:
     before = open_exported(path)
     smaller = path.with_name(f".int8{path.name}")
     try:
-        quantise(path, smaller, images[::2] or None, metadata)
+        if path.suffix == ENDINGS["executorch"]:
+            smaller_program = executorch_file.quantise(program_of, images[::2])
+            executorch_file.write(smaller_program, smaller, metadata)
+        else:
+            quantise(path, smaller, images[::2] or None, metadata)
         after = open_exported(smaller)
         pairs = [(after(image[None]), before(image[None])) for image in others]
         os.replace(smaller, path)
