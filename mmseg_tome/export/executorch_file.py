@@ -56,8 +56,14 @@ def quantise(traced: ExportedProgram, images: Sequence[np.ndarray]) -> ExportedP
         )
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+        class Quantizer(XNNPACKQuantizer):
+            """Without its turning of numbers that are added into floats: slots are integers."""
+
+            def transform_for_annotation(self, model):
+                return model
+
         config = get_symmetric_quantization_config(is_per_channel=True)
-        quantizer = XNNPACKQuantizer()
+        quantizer = Quantizer()
         for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
             quantizer.set_operator_type(operator, config)
         prepared = prepare_pt2e(traced.module(), quantizer)
@@ -81,7 +87,7 @@ def write(traced: ExportedProgram, path: Path, metadata: Metadata) -> None:
         from executorch.exir import to_edge_transform_and_lower
 
         lowered = to_edge_transform_and_lower(
-            traced,
+            copy.deepcopy(traced),  # its constants are taken out
             partitioner=[XnnpackPartitioner()],
             constant_methods={METADATA: json.dumps(metadata.to_strings())},
         )
