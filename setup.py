@@ -70,7 +70,7 @@ setup(
     ],
     python_requires=">=3.10",
     packages=find_packages(include=["mmseg_tome", "mmseg_tome.*"]),
-    package_data={"mmseg_tome": ["py.typed"]},
+    package_data={"mmseg_tome": ["py.typed", "export/web/*"]},
     entry_points={"console_scripts": ["mmseg-tome = mmseg_tome.cli:main"]},
     cmdclass={"build_py": BuildPyWithMim},
     # Nothing of the mm stack: two families of distributions share its import names, and a
@@ -96,6 +96,8 @@ setup(
         ],
         # tools/export.py, and tools/infer.py with an exported file.
         "export": ["onnx", "onnxscript", "onnxruntime"],
+        # mmseg-tome export --format executorch, and mmseg-tome infer with its file.
+        "executorch": ["executorch>=1.5.1"],
         # tools/tune.py.
         "tune": ["optuna", "matplotlib", "rich"],
         # mmseg_tome.huggingface.

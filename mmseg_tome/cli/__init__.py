@@ -17,7 +17,7 @@ COMMANDS = {
     "train": "Train a segmentation or pose model.",
     "test": "Test one on its data set.",
     "infer": "Run one on images, folders of images and videos.",
-    "export": "Write one to a file that runs without this package: ONNX or torch's .pt2.",
+    "export": "Write one to a file that runs without this package: ONNX, .pt2, .pte or a web page.",
     "convert": "Convert a SegFormer checkpoint of another code base, or to Hugging Face.",
     "sweep": "Trained checkpoints under many merging settings: accuracy and speed.",
     "tune": "Search the merging that costs least for a speed-up, on your images and device.",

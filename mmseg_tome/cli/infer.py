@@ -8,8 +8,8 @@ what is done and completes the video, until --frames, or until they end, one aft
 newest frame each time.
 
 Without a checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
-config's matter, too. `--model FILE` takes what `mmseg-tome export` wrote, .onnx or .pt2, in place
-of both. Folders are searched with all their subfolders. The folder of --out gets
+config's matter, too. `--model FILE` takes what `mmseg-tome export` wrote, .onnx, .pt2 or .pte, in
+place of both. Folders are searched with all their subfolders. The folder of --out gets
 
     overlays/    each image with its prediction painted over it, a PNG if it is too wide for a
                  JPEG; of a video, stream or animation, a video; of pages, a folder
@@ -91,7 +91,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_pose(parser)
     group = options.add_model(parser)
     group.add_argument("--model", metavar="FILE",
-        help="exported model, .onnx or .pt2, in place of config and checkpoint")  # fmt: skip
+        help="exported model, .onnx, .pt2 or .pte, in place of config and checkpoint")  # fmt: skip
     group = parser.add_argument_group("how it runs")
     add = group.add_argument
     add("--batch-size", type=options.at_least_1, metavar="N",

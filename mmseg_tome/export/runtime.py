@@ -1,5 +1,6 @@
-"""Running exported files: the same call for ONNX and for torch's `.pt2`."""
+"""Running exported files: one call for ONNX, torch's `.pt2` and ExecuTorch's `.pte`."""
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,7 @@ from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.export.metadata import INPUT, Metadata
 from mmseg_tome.export.requirements import require
 
-ONNX, TORCH = ".onnx", ".pt2"
+ONNX, TORCH, EXECUTORCH = ".onnx", ".pt2", ".pte"
 
 
 class Exported(Protocol):
@@ -82,6 +83,41 @@ class TorchNetwork:
         return self.module(torch.from_numpy(images)).numpy()
 
 
+class ExecutorchNetwork:
+    """An ExecuTorch file in its runtime, on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: ExecuTorch is missing, or cannot read the file.
+    """
+
+    def __init__(self, path: Path):
+        require("executorch", what=f"running {path.name}")
+        from mmseg_tome.export.executorch_file import METADATA, quiet
+
+        with quiet():
+            from executorch.runtime import Runtime
+
+        try:
+            self._program = Runtime.get().load_program(str(path))
+            if not self._program.method_names >= {METADATA, "forward"}:
+                raise RuntimeError("it has not the methods that mmseg-tome export writes")
+            strings = json.loads(self._program.load_method(METADATA).execute([])[0])
+            self._method = self._program.load_method("forward")
+        except Exception as error:  # pybind's RuntimeError, ours, JSON's
+            raise UserError(f"{path} cannot be run by ExecuTorch: {first_line(error)}") from None
+        self.metadata = Metadata.from_strings(strings, str(path))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return _by_one(self._run, images, self.metadata.dynamic_batch)
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        # What comes out lies in the runtime's own memory until it runs again.
+        return self._method.execute([torch.from_numpy(images)])[0].numpy().copy()
+
+
 def open_exported(path: str | Path) -> Exported:
     """Load an exported file by its ending.
 
@@ -95,7 +131,11 @@ def open_exported(path: str | Path) -> Exported:
         return OnnxNetwork(path)
     if path.suffix == TORCH:
         return TorchNetwork(path)
-    raise UserError(f"{path} is no exported model: its name must end in {ONNX} or {TORCH}")
+    if path.suffix == EXECUTORCH:
+        return ExecutorchNetwork(path)
+    raise UserError(
+        f"{path} is no exported model: its name must end in {ONNX}, {TORCH} or {EXECUTORCH}"
+    )
 
 
 def _by_one(run, images: np.ndarray, dynamic: bool) -> np.ndarray:

@@ -51,10 +51,13 @@ def results(out: Path) -> dict:
     return json.loads((out / "results.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2", "model.pte"])
 def test_infer_runs_the_exported_segmentor(tool, segmenter, images, tmp_path, name):
     path = tmp_path / name
-    kind = "onnx" if path.suffix == ".onnx" else "torch-export"
+    if path.suffix == ".pte":
+        pytest.importorskip("executorch", reason="needs executorch")
+    kinds = {".onnx": "onnx", ".pt2": "torch-export", ".pte": "executorch"}
+    kind = kinds[path.suffix]
     code, out, errors = tool(
         "export", *segmenter, "--size", "90x120", "--out", path, "--format", kind
     )
@@ -166,6 +169,9 @@ def refusal(tool, segmenter, tmp_path):
         (["--size", "16x16"], "an image of 16x16 pixels is too small"),
         (["--out", "model.pt2"], "ends in .onnx"),
         (["--format", "torch-export"], "ends in .pt2"),
+        (["--format", "executorch"], "ends in .pte"),
+        (["--format", "executorch", "--half", "--out", "m.pte"], "executorch takes float32"),
+        (["--format", "executorch", "--int8", "--out", "m.pte"], "needs --calibration DIR"),
         (["--int8", "--dynamic-size"], "--int8 is for images of one size"),
         (["--int8", "--half"], "--int8 is for --format onnx without --half"),
         (["--calibration", "."], "--calibration is for --int8"),
