@@ -65,6 +65,8 @@ setup(
         "export": ["onnx", "onnxscript", "onnxruntime"],
         # tools/tune.py.
         "tune": ["optuna", "matplotlib", "rich"],
+        # tools/explore.py.
+        "explore": ["gradio>=6.10", "matplotlib"],
         # mmseg_tome.huggingface.
         "huggingface": ["transformers>=4.57"],
         "dev": [
