@@ -78,9 +78,10 @@ def serve(explorer: Explorer, host: str, port: int | None, ready: Callable[[str]
         _, address, _ = page.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, **options
         )
-    except OSError as error:
+    except OSError:
+        where = f"port {port}" if port else "every port from 7860 to 7959"
         raise UserError(
-            f"cannot listen on {host}, port {port or 'from 7860 on'}: {error}"
+            f"cannot listen on {host}: {where} is taken, or it is no address of this machine"
         ) from None
     ready(address)
     page.block_thread()
@@ -141,32 +142,32 @@ def scene(number: int, task: str) -> np.ndarray:
     return image[max(y - pad, 0) : y + height + pad, max(x - pad, 0) : x + width + pad]
 
 
-@functools.cache
-def photo_class() -> type:
-    """Gradio's image, which here is read by `read_photo`, and from nowhere but uploads."""
+def make_photo(longest: int, **options) -> gr.Image:
+    """Gradio's image, which here is read by `read_photo`, and from nowhere but uploads.
+
+    Not as a class of its own: Gradio writes a file beside the module of any.
+    """
     import gradio as gr
 
-    class Photo(gr.Image):
-        longest = 1024
+    photo = gr.Image(**options)
+    move = photo.async_move_resource_to_block_cache
 
-        def get_block_name(self) -> str:
-            return "image"
+    def preprocess(payload) -> np.ndarray | UserError | None:
+        # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
+        if payload is None or not payload.path:
+            return None
+        try:
+            return read_photo(payload.path, longest)
+        except UserError as error:
+            return error
 
-        def preprocess(self, payload) -> np.ndarray | UserError | None:
-            # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
-            if payload is None or not payload.path:
-                return None
-            try:
-                return read_photo(payload.path, self.longest)
-            except UserError as error:
-                return error
+    async def move_uploads_alone(place) -> str | None:
+        if "://" in str(place or ""):
+            raise gr.Error("an address is no image: upload the file")
+        return await move(place)
 
-        async def async_move_resource_to_block_cache(self, url_or_file_path):
-            if "://" in str(url_or_file_path or ""):
-                raise gr.Error("an address is no image: upload the file")
-            return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-    return Photo
+    photo.preprocess, photo.async_move_resource_to_block_cache = preprocess, move_uploads_alone
+    return photo
 
 
 class _Page:
@@ -205,14 +206,14 @@ class _Page:
         return page
 
     def _add_inputs(self, gr) -> None:
-        self.photo = photo_class()(
+        self.photo = make_photo(
+            self.explorer.longest,
             label="Image: a file, or the camera",
             sources=["upload", "webcam", "clipboard"],
             elem_id="photo",
             height=260,
             alt_text="the image to be looked at",
         )
-        self.photo.longest = self.explorer.longest
         kind = "person" if self.explorer.task == "pose" else "street"
         scenes = [(f"rendered {kind} {number + 1}", number) for number in range(SCENES)]
         self.scene = gr.Dropdown(
@@ -268,7 +269,7 @@ class _Page:
         self.code = gr.Code(
             settings.as_text(settings.make_tome_cfg(self.first)),
             language="python", label="tome_cfg, to copy into a config", interactive=False,
-            show_line_numbers=False, wrap_lines=True, lines=1, elem_id="tome-cfg",
+            show_line_numbers=False, wrap_lines=True, lines=1, buttons=["copy"], elem_id="tome-cfg",
         )  # fmt: skip
 
     def _add_groups(self, gr) -> None:
@@ -334,9 +335,10 @@ class _Page:
         state = [self.result, self.stage, self.view, self.zoom]
         drawn = [self.groups, self.said, self.token]
 
-        def select(event: gr.SelectData, result, stage, view, zoom, token):
+        def select(event, result, stage, view, zoom, token):
             return self._select(event.index, result, stage, view, zoom, token)
 
+        select.__annotations__ = dict(event=gr.SelectData)  # by which Gradio knows it
         self.groups.select(select, [*state, self.token], [self.row, self.col, *drawn], **quick)
         gr.on(
             [self.stage.input, self.view.input, self.zoom.input, self.row.input, self.col.input],
