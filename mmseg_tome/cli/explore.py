@@ -70,7 +70,7 @@ def explore(args: argparse.Namespace) -> None:
     from mmseg_tome.lab.explore.page import serve
 
     predictor = load_predictor(args)
-    name = Path(args.config).name if Path(args.config).exists() else args.config
+    name = Path(args.config).stem if Path(args.config).is_file() else args.config
     explorer = Explorer(predictor, name, args.longest)
     serve(explorer, args.host, args.port, lambda url: print(f"{name}: {url} (Ctrl-C ends it)"))
 

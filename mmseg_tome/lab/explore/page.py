@@ -42,10 +42,12 @@ POLICY = (
 )
 """Content security policy: a browser refuses to ask any other machine, whatever is on the page."""
 CSS = """
-.explore-numbers table {width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums}
-.explore-numbers th, .explore-numbers td {text-align: left; padding: 3px 8px 3px 0;
-  border-bottom: 1px solid var(--border-color-primary)}
-.explore-numbers td {text-align: right; white-space: nowrap}
+.explore-numbers table {width: 100%; border-collapse: collapse; border: none !important}
+.explore-numbers th, .explore-numbers td {padding: 4px 0 !important; font-weight: normal !important;
+  border: none !important; border-bottom: 1px solid var(--border-color-primary) !important}
+.explore-numbers th {text-align: left !important}
+.explore-numbers td {text-align: right !important; padding-left: 12px !important;
+  font-variant-numeric: tabular-nums}
 .explore-legend {display: flex; flex-wrap: wrap; gap: 4px 14px; margin-top: 6px}
 .explore-legend i {display: inline-block; width: 1em; height: 1em; border-radius: 3px;
   vertical-align: -2px; margin-right: 5px; border: 1px solid #8888}
@@ -106,7 +108,7 @@ def build(explorer: Explorer) -> tuple[gr.Blocks, dict]:
     return page, dict(
         share=False, quiet=True, show_error=True, ssr_mode=False, pwa=False, mcp_server=False,
         enable_monitoring=False, footer_links=[], max_file_size=LARGEST_UPLOAD, theme=theme,
-        css=CSS, state_session_capacity=200, num_workers=None,
+        css=CSS, state_session_capacity=50, num_workers=None,
         app_kwargs=dict(middleware=[Middleware(_Policy)]),
     )  # fmt: skip
 
@@ -201,7 +203,7 @@ class _Page:
                     self._add_inputs(gr)
                 with gr.Column(scale=3, min_width=300):
                     self._add_results(gr)
-            self._add_groups(gr)
+                    self._add_groups(gr)
             self._connect(gr, page)
         return page
 
@@ -224,14 +226,20 @@ class _Page:
             [*self.presets, OWN],
             value=chosen,
             label="Preset",
-            info="own: as set for each stage below",
+            info="own: as set below, stage by stage",
             elem_id="preset",
         )
         self.controls = []
-        with gr.Tabs():
+        with gr.Accordion("Merging of each stage", open=False, elem_id="stages"), gr.Tabs():
             for number, stage in enumerate(self.first, start=1):
                 with gr.Tab(f"Stage {number}", id=f"stage{number}"):
                     self._add_stage(gr, number, stage)
+        self.code = gr.Code(
+            settings.as_text(settings.make_tome_cfg(self.first)),
+            language="python", label="tome_cfg, to copy into a config", interactive=False,
+            show_line_numbers=False, wrap_lines=True, lines=1, buttons=["copy"],
+            elem_id="tome-cfg",
+        )  # fmt: skip
 
     def _add_stage(self, gr, number: int, stage: StageSetting) -> None:
         modes = [(text, mode) for mode, text in settings.MODES.items()]
@@ -266,15 +274,10 @@ class _Page:
             elem_id="compared",
         )
         self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
-        self.code = gr.Code(
-            settings.as_text(settings.make_tome_cfg(self.first)),
-            language="python", label="tome_cfg, to copy into a config", interactive=False,
-            show_line_numbers=False, wrap_lines=True, lines=1, buttons=["copy"], elem_id="tome-cfg",
-        )  # fmt: skip
 
     def _add_groups(self, gr) -> None:
         gr.Markdown("## Tokens of each stage\nClick a token to see its group.")
-        self.result = gr.State(None, time_to_live=FORGOTTEN)
+        self.result = gr.State({}, time_to_live=FORGOTTEN)  # the groups of `Comparison`
         self.token = gr.State(None)
         with gr.Row():
             self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=220)
@@ -286,15 +289,15 @@ class _Page:
             self.col = gr.Number(None, label="Token: column", precision=0, min_width=90, minimum=1,
                                  elem_id="column")  # fmt: skip
         self.said = gr.HTML(_status("No image yet."), elem_id="token")
-        with gr.Row():
-            self.groups = gr.Image(
-                label="Tokens", interactive=False, format="png", elem_id="groups", min_width=300,
-                alt_text="the image in groups of merged tokens",
-            )  # fmt: skip
-            self.difference = gr.Image(
-                label="What merging changed", interactive=False, format="jpeg", min_width=300,
-                elem_id="difference", alt_text="the image with what merging changed marked",
-            )  # fmt: skip
+        looks = dict(interactive=False, buttons=["download", "fullscreen"])
+        self.groups = gr.Image(
+            label="Tokens", format="png", elem_id="groups",
+            alt_text="the image in groups of merged tokens", **looks,
+        )  # fmt: skip
+        self.difference = gr.Image(
+            label="What merging changed", format="jpeg", elem_id="difference",
+            alt_text="the image with what merging changed marked", **looks,
+        )  # fmt: skip
 
     def _connect(self, gr, page) -> None:
         shown = [self.stage, self.view, self.zoom, self.row, self.col]
@@ -335,8 +338,8 @@ class _Page:
         state = [self.result, self.stage, self.view, self.zoom]
         drawn = [self.groups, self.said, self.token]
 
-        def select(event, result, stage, view, zoom, token):
-            return self._select(event.index, result, stage, view, zoom, token)
+        def select(event, found, stage, view, zoom, token):
+            return self._select(event.index, found, stage, view, zoom, token)
 
         select.__annotations__ = dict(event=gr.SelectData)  # by which Gradio knows it
         self.groups.select(select, [*state, self.token], [self.row, self.col, *drawn], **quick)
@@ -402,14 +405,14 @@ class _Page:
             return self._nothing(str(error), code)
         names = [(view.stage.name, label) for label, view in result.groups.items()]
         stage = stage if stage in result.groups else next(iter(result.groups), None)
-        picture, said, token = self._draw(result, stage, GROUPS, 1, None, None)
+        picture, said, token = self._draw(result.groups, stage, GROUPS, 1, None, None)
         return (
             _status(f"{result.summary[:1].upper()}{result.summary[1:]}."),
             (result.plain, result.merged),
             result.difference,
             _numbers(result),
             code,
-            result,
+            result.groups,
             token,
             gr.Dropdown(choices=names, value=stage),
             GROUPS,
@@ -424,19 +427,17 @@ class _Page:
         import gradio as gr
 
         none = gr.Dropdown(choices=[], value=None)
-        empty = (None, None, "", code, None, None, none, GROUPS, 1, None, None)
+        empty = (None, None, "", code, {}, None, none, GROUPS, 1, None, None)
         return _status(said, wrong), *empty, _status("No image yet."), None
 
     def _draw(
-        self, result: Comparison | None, stage: str | None, view: str, zoom: int, row, col
+        self, found: dict[str, GroupsView], stage: str | None, view: str, zoom: int, row, col
     ) -> tuple[np.ndarray | None, str, Token | None]:
         """The picture of a stage, a sentence about the token, and the token."""
-        if result is None:
-            return None, _status("No image yet."), None
-        if stage not in result.groups:
-            return None, _status("Nothing merges: choose another preset."), None
+        if stage not in found:
+            return None, _status("Nothing merges: choose an image, and a preset that does."), None
         token = Token(int(row) - 1, int(col) - 1) if row and col else None
-        return self._picture(result.groups[stage], view, zoom, token)
+        return self._picture(found[stage], view, zoom, token)
 
     def _picture(self, groups: GroupsView, view: str, zoom: int, token: Token | None) -> tuple:
         zoom = zoom if zoom in ZOOMS else 1
@@ -446,11 +447,11 @@ class _Page:
             said = groups.describe(token)
         return picture, _status(said), token
 
-    def _select(self, index, result: Comparison | None, stage, view, zoom, around) -> tuple:
+    def _select(self, index, found: dict[str, GroupsView], stage, view, zoom, around) -> tuple:
         """The token under a click, and what `_draw` gives for it."""
-        groups = result.groups.get(stage) if result else None
+        groups = found.get(stage)
         if groups is None:
-            return None, None, *self._draw(result, stage, view, zoom, None, None)
+            return None, None, *self._draw(found, stage, view, zoom, None, None)
         zoom = zoom if zoom in ZOOMS else 1
         height, width = self._shape(groups, zoom)
         x, y = (float(value) for value in index)
@@ -480,8 +481,8 @@ def _numbers(result: Comparison) -> str:
         rows.append(("mean shift of keypoints", f"{result.shift:.2f} px"))
     rows += [
         ("without merging, this image", f"{plain:.0f} ms"),
-        (f"with merging (medians of {result.rounds}, in turns)", f"{merged:.0f} ms"),
-        ("faster by", f"{plain / merged:.2f}x"),
+        ("with merging", f"{merged:.0f} ms"),
+        (f"faster by (medians of {result.rounds}, in turns)", f"{plain / merged:.2f}x"),
     ]
     for name, kept, total in result.kept:
         rows.append((f"tokens kept, {name}", f"{kept} of {total} ({100 * kept / total:.0f} %)"))

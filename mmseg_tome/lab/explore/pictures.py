@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmseg_tome.predict.inputs import UnreadableError
-from mmseg_tome.visualization.painting import MARK, borders, stretch
+from mmseg_tome.visualization.painting import MARK, borders, grey_out, stretch
 from mmseg_tome.visualization.stage_maps import StageMap
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -131,7 +131,7 @@ class GroupsView:
             heat: Draw 1 over the size of each token's group, in place of the groups.
             zoom: Show the part of the image that is smaller by this factor.
             around: Token in the middle of that part; None for the middle of the image.
-            token: Show its group, the image in its colours, and dim the rest.
+            token: Show its group: the image in its colours, the rest in pale grey.
             longest: Longest side of the picture in pixels.
 
         Returns:
@@ -147,7 +147,7 @@ class GroupsView:
         if token is None:
             return picture
         mine = stretch(self._mine(token)[part], size)
-        picture = np.where(mine[..., None], image, (0.35 * picture).astype(np.uint8))
+        picture = np.where(mine[..., None], image, grey_out(picture))
         line = cv2.dilate(borders(mine).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
         picture[line] = MARK
         return picture
