@@ -34,7 +34,7 @@ WAITING = 64
 LARGEST_UPLOAD = "100mb"
 FORGOTTEN = 1800
 """Seconds after which visitors' files and results are deleted."""
-GROUPS, APART = "groups of merged tokens", "where tokens are kept apart"
+GROUPS, APART = "groups", "kept apart"
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -42,7 +42,8 @@ POLICY = (
 )
 """Content security policy: a browser refuses to ask any other machine, whatever is on the page."""
 CSS = """
-.explore-numbers table {width: 100%; border-collapse: collapse; border: none !important}
+.explore-numbers table {width: 100%; border-collapse: collapse}
+.explore-numbers table, .explore-numbers tbody, .explore-numbers tr {border: none !important}
 .explore-numbers th, .explore-numbers td {padding: 4px 0 !important; font-weight: normal !important;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important}
 .explore-numbers th {text-align: left !important}
@@ -267,7 +268,7 @@ class _Page:
             _status("Choose an image, or a scene of the demo."), elem_id="status", min_height=30
         )
         self.slider = gr.ImageSlider(
-            label="Prediction: without merging (left) and with (right)",
+            label="Without merging (left), with (right)",
             interactive=False,
             format="jpeg",
             max_height=420,
@@ -282,8 +283,11 @@ class _Page:
         with gr.Row():
             self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=220)
             self.view = gr.Radio([GROUPS, APART], value=GROUPS, label="Show", elem_id="view")
+        with gr.Row():
             zooms = [(f"{zoom}x", zoom) for zoom in ZOOMS]
-            self.zoom = gr.Radio(zooms, value=1, label="Zoom, around the token", elem_id="zoom")
+            self.zoom = gr.Radio(
+                zooms, value=1, label="Zoom, around the token", elem_id="zoom", min_width=260
+            )
             self.row = gr.Number(None, label="Token: row", precision=0, min_width=90, minimum=1,
                                  elem_id="row")  # fmt: skip
             self.col = gr.Number(None, label="Token: column", precision=0, min_width=90, minimum=1,
@@ -404,7 +408,9 @@ class _Page:
         except UserError as error:
             return self._nothing(str(error), code)
         names = [(view.stage.name, label) for label, view in result.groups.items()]
-        stage = stage if stage in result.groups else next(iter(result.groups), None)
+        sizes = {label: view.stage.total for label, view in result.groups.items()}
+        if stage not in sizes:  # the finest grid shows most
+            stage = max(sizes, key=sizes.get, default=None)
         picture, said, token = self._draw(result.groups, stage, GROUPS, 1, None, None)
         return (
             _status(f"{result.summary[:1].upper()}{result.summary[1:]}."),

@@ -73,7 +73,7 @@ def test_options_change_the_config(tiny, monkeypatch):
 def test_a_segformer_of_transformers_needs_no_config(monkeypatch, tmp_path, street):
     transformers = pytest.importorskip("transformers")
     config = transformers.SegformerConfig(
-        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2],
+        hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 3, 4],
         decoder_hidden_size=16, num_labels=3,
     )  # fmt: skip
     transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
