@@ -15,14 +15,17 @@ STAMP := $(VENV)/.installed-$(STACK)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
-.PHONY: help install demo demo-pose test lint format benchmark clean
+.PHONY: help install demo demo-pose test lint types format docs zoo dist benchmark clean
 
 help:
 	@echo "make demo        train a small SegFormer and test it under every merging preset (5 minutes)"
 	@echo "make demo-pose   the same for human pose, on rendered figures (5 minutes)"
 	@echo "make test        run the tests (STACK=openmmlab VENV=.venv-openmmlab for the official stack)"
-	@echo "make lint        check style and formatting"
+	@echo "make lint        check style, formatting and types (make types: these alone)"
 	@echo "make format      mend style and formatting"
+	@echo "make docs        build the documentation's site, every warning an error"
+	@echo "make zoo         write the model zoo's metafiles and docs/zoo.md anew, from the configs"
+	@echo "make dist        build sdist and wheel into dist/"
 	@echo "make benchmark   time all presets beside the peer pipeline on this machine"
 	@echo "make install     only make $(VENV)"
 	@echo "make clean       remove what these commands made"
@@ -30,14 +33,14 @@ help:
 install: $(STAMP)
 
 $(STAMP): setup.py constraints.txt Makefile
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) \
-	    else "error: Python 3.10 to 3.13 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 14) \
+	    else "error: Python 3.10 to 3.14 is needed, PYTHON=$(PYTHON) is %d.%d" % v)'
 	@for other in $(VENV)/.installed-*; do test ! -e $$other || test $$other = $@ || { \
 	    echo "error: $(VENV) holds the other mm stack; name a folder of its own: VENV=.venv-$(STACK)"; \
 	    exit 1; }; done
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 	    || { echo "error: no virtual environment could be made (on Debian: apt install python3-venv)"; exit 1; }
-	@echo "[1/3] torch (the largest download)"
+	@echo "[1/3] torch (the largest download: some GB, minutes without a word)"
 	@$(PIP) torch numpy setuptools wheel
 	@echo "[2/3] mmseg_tome with the $(STACK) stack"
 	@$(PIP) -e '.[$(STACK),dev]'
@@ -57,16 +60,28 @@ demo-pose: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(STAMP)
+lint: types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+
+zoo: $(STAMP)
+	$(BIN)/python -m mmseg_tome.lab.zoo
+
+dist: $(STAMP)
+	$(BIN)/python -m build --no-isolation
+
 benchmark: $(STAMP)
 	$(BIN)/python tools/benchmark.py --models b0 b2 --size 1024x1024
 
 clean:
-	rm -rf .venv .venv-* build demo_output benchmark_output mmseg_tome.egg-info mmseg_tome/.mim
+	rm -rf .venv .venv-* build dist demo_output benchmark_output mmseg_tome.egg-info mmseg_tome/.mim

@@ -11,7 +11,8 @@ install=("$python" -m pip install --quiet --disable-pip-version-check)
 here=$(cd "$(dirname "$0")" && pwd)
 
 "${install[@]}" json_tricks munkres six cython setuptools wheel
-if ! PYTHONPATH="$here/python313" "${install[@]}" --no-cache-dir --no-deps --no-build-isolation \
+# Built with what is installed here, so that pip 26 takes no constraints for a build's own packages.
+if ! env -u PIP_BUILD_CONSTRAINT PYTHONPATH="$here/python313" "${install[@]}" --no-cache-dir --no-deps --no-build-isolation \
     --no-binary xtcocotools xtcocotools==1.14.3; then
     echo "warning: pose models will not run: xtcocotools could not be built, as pip says above. It" >&2
     echo "         needs a C compiler and Python's headers (on Debian: apt install build-essential" >&2

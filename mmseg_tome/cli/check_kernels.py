@@ -3,7 +3,7 @@
 The shapes are stage 3 of MiT-B5 under the preset hq: ratio 0.8, stride 4x4, 320 channels. Times
 are medians of device time from CUDA graphs, without launch overhead; the floor is the larger of
 the bytes over 3.0 TB/s and the FLOP over 800 TFLOP/s (float32: 400, which is tf32), see
-docs/performance.md. Needs torch and Triton, no mm package.
+docs/results/gpu.md. Needs torch and Triton, no mm package.
 
 Examples:
   mmseg-tome check-kernels               on a GPU: everything, about three minutes

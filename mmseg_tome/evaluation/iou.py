@@ -103,6 +103,8 @@ class GroupedIoUMetric(IoUMetric):
             the first batch).
     """
 
+    reads_labels_only = True
+
     def __init__(self, *args, groups: Mapping[str, Sequence[str]] | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.groups = groups

@@ -4,7 +4,7 @@ slots = BipartiteMatching(ratio=0.8, stride=(4, 4))(x, hw=(64, 64))
 y = attention(slots.merge(x))       # [B, 4096, C] -> [B, 820, C]
 x = slots.unmerge_add(y, x)         # x + slots.unmerge(y): and back
 
-For merging in an attention of your own, see docs/merging.md and
+For merging in an attention of your own, see docs/concepts/your_own_attention.md and
 examples/merge_your_own_attention.py; for the SegFormer of transformers, `mmseg_tome.huggingface`.
 """
 

@@ -39,7 +39,7 @@ class PassGrid(tuple):
 
     def __new__(
         cls, hw: Iterable[int], slots: dict[Hashable, SlotMap] | None = None, merges: bool = True
-    ):
+    ) -> "PassGrid":
         return super().__new__(cls, hw)
 
     def resized(self, hw: Iterable[int]) -> "PassGrid":

@@ -20,7 +20,7 @@ the default.
 "none" is accepted wherever None is (stage, queries, keys and values), for command lines and YAML.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import NamedTuple
 
@@ -80,7 +80,9 @@ def split_auto(tome_cfg: str | Mapping | Sequence | None) -> tuple[str | Sequenc
     return tome_cfg, False
 
 
-def parse_tome_cfg(tome_cfg: str | Sequence | None, num_stages: int = 4) -> list[StageMerging]:
+def parse_tome_cfg(
+    tome_cfg: str | Mapping | Sequence | None, num_stages: int = 4
+) -> list[StageMerging]:
     """Turn a `tome_cfg` into the strategies of each stage.
 
     Args:
@@ -147,8 +149,8 @@ def _parse_stage(cfg: Mapping | None, where: str) -> StageMerging:
     if any(str(key).startswith(tuple(f"{s}_" for s in SEQUENCES)) for key in cfg):
         cfg = _from_flat_keys(cfg, where)
     _check_keys(cfg, SEQUENCES, where, also=_OF_A_STAGE)
-    strategies = [_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES]
-    return StageMerging(*strategies, reuse, proportional)
+    q, kv = (_parse_strategy(cfg.get(s), f"{where}, {s}") for s in SEQUENCES)
+    return StageMerging(q, kv, reuse, proportional)
 
 
 def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
@@ -160,8 +162,9 @@ def _parse_strategy(cfg: Mapping | None, where: str) -> MergingStrategy:
     options = {key: _as_tuple(value) for key, value in cfg.items() if key != "mode"}
     strategy = _lookup_mode(cfg["mode"], where)
     where = f"{where}, mode {cfg['mode']!r}"
-    _check_keys(options, [field.name for field in fields(strategy)], where)
-    required = [field.name for field in fields(strategy) if field.default is MISSING]
+    known = fields(strategy)  # type: ignore[arg-type]  # register_strategy: a dataclass
+    _check_keys(options, [field.name for field in known], where)
+    required = [field.name for field in known if field.default is MISSING]
     if missing := [repr(name) for name in required if name not in options]:
         raise TomeConfigError(f"{where}: missing key {', '.join(missing)}")
     try:
@@ -231,7 +234,7 @@ def merges(tome_cfg: str | Mapping | Sequence | None) -> bool:
     return tome_cfg is not None
 
 
-def _allowed(names) -> str:
+def _allowed(names: Iterable[str]) -> str:
     return "allowed: " + (", ".join(sorted(names)) or "no key")
 
 

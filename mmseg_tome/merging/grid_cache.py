@@ -66,5 +66,5 @@ def cached_per_grid(build: Callable) -> Callable:
             keeper[id(found)] = found
         return found
 
-    lookup.cache_info, lookup.cache_clear = kept.cache_info, kept.cache_clear
+    vars(lookup).update(cache_info=kept.cache_info, cache_clear=kept.cache_clear)
     return lookup

@@ -12,7 +12,7 @@ PUBLISHED: dict[str, list[dict]] = {
     "n2d": [{"q": _N2D}] * 4,
 }
 
-# What docs/results.md and docs/performance.md measured to be closest to the unmerged model at its
+# What docs/results/accuracy.md and gpu.md measured to be closest to the unmerged model at its
 # speed on a GPU: queries of the last stage, and keys of the first two, cost much closeness for the
 # little time that they save.
 MEASURED: dict[str, list[dict]] = {
@@ -21,7 +21,7 @@ MEASURED: dict[str, list[dict]] = {
 }
 
 TURBO_REUSE = 4
-"""Blocks in a row that share slot maps in the turbo presets; see docs/performance.md."""
+"""Blocks in a row that share slot maps in the turbo presets; see docs/results/gpu.md."""
 
 _TURBO = {
     f"{name}-turbo": [stage | {"reuse": TURBO_REUSE} for stage in PUBLISHED[name]]

@@ -51,11 +51,11 @@ class EfficientAttention(MergedAttention, nn.Module):
         self.attn.out_proj = skip_init(TokenLinear, embed_dims, embed_dims, bias=qkv_bias)
         self.attn.out_proj.weight, self.attn.out_proj.bias = built.weight, built.bias
         self.proj_drop = nn.Dropout(proj_drop)
+        self.sr: LateBiasConv2d | None = None
+        self.norm: nn.Module | None = None
         if sr_ratio > 1:
             self.sr = LateBiasConv2d(embed_dims, embed_dims, sr_ratio, stride=sr_ratio)
             self.norm = norm(embed_dims)
-        else:
-            self.sr = self.norm = None
         let_merge([self], merging)
 
     def forward(self, x: Tensor, hw: Grid | PassGrid) -> tuple[Tensor, Slots]:
@@ -63,7 +63,7 @@ class EfficientAttention(MergedAttention, nn.Module):
         return self.merge_and_attend(x, hw)
 
     def reduce(self, x: Tensor, hw: PassGrid) -> tuple[Tensor, PassGrid]:
-        if self.sr is None:
+        if self.sr is None or self.norm is None:
             return x, hw
         x, reduced = convolve_and_normalise(self.sr, self.norm, tokens_to_map(x, tuple(hw)))
         return x, hw.resized(reduced)
@@ -72,7 +72,8 @@ class EfficientAttention(MergedAttention, nn.Module):
         return self._project(x, 0, 1)[0]
 
     def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._project(x, 1, 3)
+        k, v = self._project(x, 1, 3)
+        return k, v
 
     def project_out(self, x: Tensor) -> Tensor:
         return self.attn.out_proj(x)

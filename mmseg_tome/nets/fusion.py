@@ -24,9 +24,13 @@ class ConvModule(Protocol):
 
     conv: nn.Conv2d
     with_norm: bool
-    norm: nn.Module
     with_activation: bool
-    activate: Callable[[Tensor], Tensor]
+
+    @property
+    def norm(self) -> nn.Module: ...
+
+    @property
+    def activate(self) -> Callable[[Tensor], Tensor]: ...
 
 
 class ConvNormAct(nn.Module):
@@ -196,7 +200,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A 1x1 convolution as the matrix product that it is, `[B, C, H, W] -> [B, C', H, W]`."""
     if ops.use_onnx():  # runtimes fuse convolutions with the sums around them
         return F.conv2d(x, weight.flatten(1)[:, :, None, None], bias)
-    return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), x.shape[2:])
+    hw = (x.shape[2], x.shape[3])
+    return tokens_to_map(linear(map_to_tokens(x), weight.flatten(1), bias), hw)
 
 
 def fold_norm(module: ConvModule) -> tuple[Tensor, Tensor | None, nn.Module]:
@@ -209,7 +214,9 @@ def fold_norm(module: ConvModule) -> tuple[Tensor, Tensor | None, nn.Module]:
     if not module.with_norm:
         return weight, bias, nn.Identity()
     norm = module.norm
-    if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None:
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return weight, bias, norm
+    if norm.running_mean is None or norm.running_var is None:
         return weight, bias, norm
     scale = torch.rsqrt(norm.running_var + norm.eps)  # [C']
     shift = -norm.running_mean

@@ -1,6 +1,7 @@
 """SegFormer's all-MLP head for segmentation and for keypoint heatmaps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +34,15 @@ class SegformerHead(nn.Module):
         super().__init__()
         self.conv_seg = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.dropout = nn.Dropout2d(drop_rate)
-        self.convs = nn.ModuleList(ConvNormAct(level, channels, linear) for level in in_channels)
+        self.convs: Any = nn.ModuleList(
+            ConvNormAct(level, channels, linear) for level in in_channels
+        )
         self.fusion_conv = ConvNormAct(channels * len(in_channels), channels)
 
     def init_weights(self) -> None:
         """Small logits to begin with; the other convolutions start as they are built."""
         nn.init.normal_(self.conv_seg.weight, std=0.01)
+        assert self.conv_seg.bias is not None
         nn.init.zeros_(self.conv_seg.bias)
         self.fusion_conv.init_weights()  # once more: mmengine draws for it again
 
@@ -65,12 +69,13 @@ class SegformerHeatmapHead(nn.Module):
     def __init__(self, in_channels: Sequence[int], num_keypoints: int, channels: int = 256):
         super().__init__()
         self.final_layer = nn.Conv2d(channels, num_keypoints, kernel_size=1)
-        self.convs = nn.ModuleList(ConvNormAct(level, channels) for level in in_channels)
+        self.convs: Any = nn.ModuleList(ConvNormAct(level, channels) for level in in_channels)
         self.fusion_conv = ConvNormAct(channels * len(in_channels), channels)
 
     def init_weights(self) -> None:
         """Small heatmaps to begin with; the other convolutions start as they are built."""
         nn.init.normal_(self.final_layer.weight, std=0.001)
+        assert self.final_layer.bias is not None
         nn.init.zeros_(self.final_layer.bias)
         self.fusion_conv.init_weights()
 

@@ -5,6 +5,8 @@ convolution. Here a feature map is always a channels-last view of its tokens, so
 ever copied. Parameters, names and initialisation are those of the stock modules.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -173,7 +175,7 @@ class MixFFN(nn.Module):
             groups=feedforward_channels,
         )
         reduce = PointwiseConv(feedforward_channels, embed_dims)
-        self.layers = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
+        self.layers: Any = nn.ModuleList([expand, depthwise, activation, drop, reduce, drop])
         self.is_gelu = isinstance(activation, nn.GELU) and activation.approximate == "none"
 
     def forward(self, x: Tensor, hw: Grid) -> Tensor:

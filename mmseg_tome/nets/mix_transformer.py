@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,9 +62,10 @@ class PatchEmbed(nn.Module):
         kernel, stride, pad = (
             self.projection.kernel_size[0],
             self.projection.stride[0],
-            self.projection.padding[0],
+            int(self.projection.padding[0]),
         )
-        return tuple((size + 2 * pad - kernel) // stride + 1 for size in hw)
+        height, width = ((size + 2 * pad - kernel) // stride + 1 for size in hw)
+        return height, width
 
 
 class TransformerEncoderLayer(nn.Module):
@@ -80,7 +82,7 @@ class TransformerEncoderLayer(nn.Module):
 
     def __init__(
         self,
-        attn: nn.Module,
+        attn: EfficientAttention,
         ffn: nn.Module,
         norm1: nn.Module,
         norm2: nn.Module,
@@ -203,7 +205,7 @@ class MixVisionTransformer(nn.Module):
         activation: Callable[[], nn.Module] = nn.GELU,
         norm: Callable[[int], nn.Module] = LayerNorm,
         with_cp: bool = False,
-        tome_cfg: str | Sequence | dict | None = None,
+        tome_cfg: str | Sequence | Mapping | None = None,
         down_sample: bool = False,
     ):
         super().__init__()
@@ -249,7 +251,7 @@ class MixVisionTransformer(nn.Module):
             return TransformerEncoderLayer(attn, ffn, norm1, norm2, drop_path, with_cp)
 
         drop_path_rates = iter(torch.linspace(0, drop_path_rate, sum(num_layers)).tolist())
-        self.layers = nn.ModuleList()
+        self.layers: Any = nn.ModuleList()
         for i in range(num_stages):
             channels = embed_dims * num_heads[i]
             embed = PatchEmbed(
@@ -263,13 +265,13 @@ class MixVisionTransformer(nn.Module):
 
         self.set_merging(tome_cfg)
         # Depthwise convolutions on channels-last maps are fast only with channels-last weights.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.min_size = self._smallest_image()
 
     def init_weights(self) -> None:
         """Initialise as mmseg's backbone does, drawing the same numbers for the same seed."""
         # Random numbers fill a tensor in the order of its memory.
-        self.to(memory_format=torch.contiguous_format)
+        self.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 truncated_normal_(m.weight, std=0.02)
@@ -283,7 +285,7 @@ class MixVisionTransformer(nn.Module):
                 continue
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of the stages in `out_indices`.
@@ -337,7 +339,7 @@ class MixVisionTransformer(nn.Module):
         for i, (attentions, stage) in enumerate(zip(self.attentions(), merging, strict=True)):
             let_merge(attentions, stage, i)
 
-    def attentions(self) -> list[list[nn.Module]]:
+    def attentions(self) -> list[list[EfficientAttention]]:
         """The attention module of each stage's blocks."""
         return [[block.attn for block in blocks] for _, blocks, _ in self.layers]
 

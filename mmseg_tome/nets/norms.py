@@ -37,14 +37,16 @@ class TokenNorm(nn.LayerNorm):
 class ResidualNorm(TokenNorm):
     """A `TokenNorm` fused with the residual sum before it, and with unmerging."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, x: Tensor, update: Tensor | None = None, slots: SlotMap | None = None
     ) -> tuple[Tensor, Tensor]:
         """The sum and the normalised sum, see `add_and_normalise`."""
         if update is None:
             return x, super().forward(x)
-        merged = slots is not None and not slots.is_identity()
-        slot, order = (slots.slot, slots.order) if merged else (None, None)
+        if slots is None or slots.is_identity():
+            slot, order = None, None
+        else:
+            slot, order = slots.slot, slots.order
         return ops.add_layer_norm(x, update, slot, *self.settings(x), order)
 
 
@@ -54,7 +56,8 @@ def as_token_norm(
     """A new `nn.LayerNorm` over channels as a `TokenNorm`, same state dict; other norms as is."""
     if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
         return norm
-    token_norm = kind(*norm.normalized_shape, norm.eps, feeds_matmul)
+    (channels,) = norm.normalized_shape
+    token_norm = kind(channels, norm.eps, feeds_matmul)
     for ours, built in zip(token_norm.parameters(), norm.parameters(), strict=True):
         ours.requires_grad_(built.requires_grad)  # it may be frozen
     return token_norm

@@ -137,8 +137,9 @@ def image_channels(model: nn.Module) -> int:
         ValueError: It begins with no convolution.
     """
     backbone = getattr(model, "backbone", model)
-    if hasattr(backbone, "image_channels"):
-        return backbone.image_channels
+    channels = getattr(backbone, "image_channels", None)
+    if channels is not None:
+        return channels
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels

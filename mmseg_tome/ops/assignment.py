@@ -50,8 +50,8 @@ def assign_ordered(
         from mmseg_tome.ops import assignment_triton
 
         matched = (similarity, nearest, r, src, dst, num_tokens)
-        slot, *order = assignment_triton.assign_ordered(*matched)
-        return slot, SegmentOrder(*order, num_tokens)
+        slot, tokens, offsets = assignment_triton.assign_ordered(*matched)
+        return slot, SegmentOrder(tokens, offsets, num_tokens)
     return assign_torch(similarity, nearest, r, src, dst), None
 
 

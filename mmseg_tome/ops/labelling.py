@@ -53,7 +53,8 @@ class Windows:
     def grid(self) -> tuple[int, int]:
         """How many windows there are along height and width."""
         sizes = zip(self.hw, self.crop, self.stride, strict=True)
-        return tuple(-(-(full - crop) // stride) + 1 for full, crop, stride in sizes)
+        rows, columns = (-(-(full - crop) // stride) + 1 for full, crop, stride in sizes)
+        return rows, columns
 
     def starts(self, axis: int) -> list[int]:
         """The first pixel of the windows along an axis, 0 or 1."""
@@ -97,9 +98,10 @@ def label_map(
     cut = (windows.hw[0] - top - bottom, windows.hw[1] - left - right)
     if min(padding) < 0 or min(cut) < 1:
         raise ValueError(f"a padding of {tuple(padding)} does not fit an image of {windows.hw}")
-    size = tuple(map(int, size or cut))
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"labels of {size} pixels are no image")
+    wanted = tuple(map(int, size or cut))
+    if len(wanted) != 2 or min(wanted) < 1:
+        raise ValueError(f"labels of {wanted} pixels are no image")
+    size = (wanted[0], wanted[1])
     logits = logits.detach()
     if not use_triton(logits):
         return label_map_torch(logits, windows, padding, size)
@@ -160,7 +162,7 @@ def average_windows(total: Tensor, windows: Windows) -> None:
         total /= counts[0][:, None] * counts[1]
 
 
-def _resize(x: Tensor, size, align_corners: bool = False) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, ...], align_corners: bool = False) -> Tensor:
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import triton
@@ -21,10 +22,10 @@ Watcher = Callable[[str, dict], None]
 _compiled: dict[tuple, tuple] = {}
 _watchers: list[Watcher] = []
 # Earlier versions pass other arguments to a compiled kernel; without a GPU there is only compiling.
-DIRECT = TorchVersion(triton.__version__) >= (3, 3) and torch.cuda.is_available()
+DIRECT = TorchVersion(triton.__version__) >= "3.3" and torch.cuda.is_available()
 
 
-def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Launch a kernel on the device of its first argument, on the current stream there.
 
     Args:
@@ -63,7 +64,7 @@ def launch(kernel, grid: tuple[int, ...], *args, **constants) -> None:
     compiled[(*grid, 1, 1)](*args, *tail)
 
 
-def check_devices(kernel, device: int, args: tuple) -> None:
+def check_devices(kernel: Any, device: int, args: tuple) -> None:
     """Raise ValueError unless all tensors are on CUDA's device of this number."""
     for name, argument in zip(kernel.arg_names, args, strict=False):
         if isinstance(argument, Tensor) and argument.get_device() != device:

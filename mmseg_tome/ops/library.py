@@ -6,6 +6,7 @@ would take longer than the launch itself.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ class Operator:
         )
         functions = dict(forward=self.run, setup_context=setup, backward=unless_undefined)
         functions = {name: staticmethod(function) for name, function in functions.items()}
-        self._differentiable = type(self.name, (torch.autograd.Function,), functions).apply
+        function: Any = type(self.name, (torch.autograd.Function,), functions)
+        self._differentiable = function.apply
 
 
 def operator(schema: str, fake: Callable) -> Callable[[Callable], Operator]:
@@ -76,7 +78,7 @@ def operator(schema: str, fake: Callable) -> Callable[[Callable], Operator]:
     return lambda run: Operator(schema, fake, run)
 
 
-def _requires_grad(argument) -> bool:
+def _requires_grad(argument: object) -> bool:
     return isinstance(argument, Tensor) and argument.requires_grad
 
 

@@ -81,6 +81,5 @@ def add_layer_norm(
     from mmseg_tome.ops import normalization_triton
 
     dtype = dtype or torch.promote_types(residual.dtype, y.dtype)
-    order = order or NO_ORDER
-    args = (residual, y, slot, *order, weight, bias, eps, dtype)
+    args = (residual, y, slot, *(order or NO_ORDER), weight, bias, eps, dtype)
     return normalization_triton.add_layer_norm(*args)[:2]

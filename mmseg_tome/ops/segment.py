@@ -46,7 +46,8 @@ def segment_order(slot: Tensor, num_slots: int, largest: int | None = None) -> S
         return None
     from mmseg_tome.ops import segment_triton
 
-    return SegmentOrder(*segment_triton.segment_order(slot, num_slots), largest or slot.shape[1])
+    tokens, offsets = segment_triton.segment_order(slot, num_slots)
+    return SegmentOrder(tokens, offsets, largest or slot.shape[1])
 
 
 def segment_mean(
@@ -79,7 +80,7 @@ def segment_mean(
         from mmseg_tome.ops import segment_triton
 
         order = order or segment_order(slot, num_slots)
-        return segment_triton.reduce(x, slot, *order, True)
+        return segment_triton.reduce(x, slot, *(order or NO_ORDER), True)
     export = current_export()
     if export is None or not export.onnx:
         return segment_mean_torch(x, slot, num_slots)

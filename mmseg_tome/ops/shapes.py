@@ -45,7 +45,7 @@ def check_order(order: tuple[Tensor, Tensor, int], slot: Tensor, num_slots: int)
         )
 
 
-def check_sum(residual: Tensor, y: Tensor, slot: Tensor | None, order=None) -> None:
+def check_sum(residual: Tensor, y: Tensor, slot: Tensor | None, order: tuple | None = None) -> None:
     """Raise ValueError unless an update, or one row a slot of it, can be added to tokens."""
     if slot is not None:
         check_map(slot, residual)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmseg_tome.ops.backend import is_compiling
 
-First, Second = TypeVar("First"), TypeVar("Second")
+First = TypeVar("First")
+Second = TypeVar("Second")
 
 
 def side_by_side(

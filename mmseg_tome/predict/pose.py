@@ -60,7 +60,7 @@ class PosePredictor:
         self.model = load_model(cfg, checkpoint, device)
         names = self.model.dataset_meta["keypoint_id2name"]
         self.keypoints = [names[i] for i in range(len(names))]
-        self._visualizer = PoseLocalVisualizer(name="infer")
+        self._visualizer = _Painter(name="infer")
         self._visualizer.set_dataset_meta(self.model.dataset_meta)
         self.boxes = boxes
         self.opacity = opacity
@@ -156,6 +156,14 @@ class PosePredictor:
         )
         painted = np.ascontiguousarray(painted[..., ::-1])
         return cv2.addWeighted(image, 1 - self.opacity, painted, self.opacity, 0)
+
+
+class _Painter(PoseLocalVisualizer):
+    """MMPose's, which gives radii as arrays, where numpy 2.5 takes numbers only."""
+
+    def draw_circles(self, center, radius, **kwargs):
+        """One circle; its radius is a number or an array of one."""
+        return super().draw_circles(center, float(np.ravel(radius)[0]), **kwargs)
 
 
 def _rounded(values: np.ndarray, digits: int = 2) -> list:

@@ -37,8 +37,8 @@ def test_attention_block_needs_torch_alone(repo):
 
 @pytest.fixture
 def guide(repo):
-    """The Python of docs/merging.md up to the part that downloads a model, as one program."""
-    text = (repo / "docs" / "merging.md").read_text(encoding="utf-8")
+    """The Python of that page up to the part that downloads a model, as one program."""
+    text = (repo / "docs" / "concepts" / "your_own_attention.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text.split("## Hugging Face SegFormer")[0], re.S)
     assert len(blocks) == 2
     return "\n".join(blocks)

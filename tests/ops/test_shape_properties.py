@@ -91,4 +91,4 @@ def test_both_backends_refuse_or_compute_the_same(device):
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
     check()
-    assert min(seen.values()) > 20
+    assert min(seen.values()) > sum(seen.values()) // 5

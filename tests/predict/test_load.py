@@ -253,3 +253,15 @@ def test_boxes_that_are_none(pose, boxes, message):
 def test_boxes_go_with_pose(predictor, picture):
     with pytest.raises(UserError, match="boxes are for pose"):
         predictor.predict(picture, boxes=[[0, 0, 5, 5]])
+
+
+def test_keypoints_are_drawn_with_any_numpy(recwarn):
+    """MMPose gives the radius as an array of one, which numpy 2.5 does not take for a number."""
+    pytest.importorskip("mmpose")
+    from mmseg_tome.predict.pose import _Painter
+
+    painter = _Painter(name="test")
+    painter.set_image(np.zeros((32, 32, 3), np.uint8))
+    painter.draw_circles((16, 16), radius=np.array([4]), face_colors=(0, 255, 0), alpha=1.0)
+    assert painter.get_image()[16, 16].tolist() == [0, 255, 0]
+    assert not [w for w in recwarn if "ndim" in str(w.message)]

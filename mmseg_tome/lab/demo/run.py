@@ -271,7 +271,7 @@ def layout_table(task: Task, results: dict) -> str:
         f"ms: the network alone, float32, {results['threads']} CPU threads, best of several rounds",
         "pairs: query-key pairs that attention compares; all tokens are summed over all blocks",
     )
-    lines = [" | ".join(titles), header, "-" * len(header), *map(line, rows[1:])]
+    lines = [" | ".join(titles).rstrip(), header, "-" * len(header), *map(line, rows[1:])]
     return "\n".join([*lines, "", *notes])
 
 

@@ -13,7 +13,9 @@ STRATEGIES: dict[str, type["MergingStrategy"]] = {}
 """Strategy class of each `mode` that a config may name."""
 
 
-def register_strategy(mode: str):
+def register_strategy(
+    mode: str,
+) -> Callable[[type["MergingStrategy"]], type["MergingStrategy"]]:
     """Class decorator: make a strategy available to configs as `mode`.
 
     Decorate a frozen dataclass: its fields are the keys that a config may give.
@@ -34,7 +36,7 @@ class MergingStrategy(ABC):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "__call__" in vars(cls):
-            cls.__call__ = _on_its_grid(cls.__call__)
+            cls.__call__ = _on_its_grid(cls.__call__)  # type: ignore[method-assign]
 
     @abstractmethod
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
@@ -55,7 +57,7 @@ class MergingStrategy(ABC):
 
 def _on_its_grid(call: Callable) -> Callable:
     @functools.wraps(call)
-    def checked(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
+    def checked(self: MergingStrategy, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
         if torch.jit.is_tracing():  # sizes are tensors there; a map's shape is always constant
             hw = (int(hw[0]), int(hw[1]))
         if metric.ndim != 3 or metric.shape[1] != hw[0] * hw[1]:

@@ -6,6 +6,7 @@ the ratio alone, so that shapes are static; which ones follows from the tokens.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class LocalMerging(MergingStrategy):
 
     @torch.no_grad()
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
-        stride = tuple(self.stride)
+        stride = (self.stride[0], self.stride[1])
         if is_dynamo_compiling():  # it takes a graph a grid: guards on all that counts are minutes
             hw = (int(hw[0]), int(hw[1]))
         windows = window_map(hw, stride, metric.device)
@@ -56,7 +57,9 @@ class LocalMerging(MergingStrategy):
         # Counts of a size that is a symbol, as when a model is traced, are not compared, for to
         # compare is to restrict them: they are numbers that the traced graph computes.
         known = all(isinstance(size, int) for size in hw)
-        numbers = hw if known else tuple(torch.full((), size, dtype=torch.int64) for size in hw)
+        numbers: tuple[Any, ...] = hw
+        if not known:
+            numbers = tuple(torch.full((), size, dtype=torch.int64) for size in hw)
         counts = self._merging(numbers)
         if known and not any(counts):
             return identity_map(hw[0] * hw[1], metric.device)
@@ -65,15 +68,15 @@ class LocalMerging(MergingStrategy):
         similarity = ops.window_similarity(metric, hw, stride)  # [B, windows]
         order = windows.order if known else None  # kernels take no tensors for counts
         slot, order = ops.assign_windows(similarity, windows.slot, order, counts, hw, stride)
-        num_slots = ops.slots_left(counts, numbers, stride)
+        num_slots: Any = ops.slots_left(counts, numbers, stride)
         if known:
             return SlotMap(slot, num_slots, order, windows.largest)
         return _AnySizeMap(slot, _symbol(num_slots))
 
     def num_slots(self, hw: tuple[int, int]) -> int:
-        return ops.slots_left(self._merging(hw), hw, tuple(self.stride))
+        return ops.slots_left(self._merging(hw), hw, (self.stride[0], self.stride[1]))
 
-    def _merging(self, hw: tuple[int, int]) -> ops.Counts:
+    def _merging(self, hw: tuple[Any, ...]) -> ops.Counts:
         """How many windows of each shape merge; of a grid in tensors, tensors."""
         there = ops.window_counts(hw, self.stride)
         size = ops.window_sizes(hw, self.stride)
@@ -87,7 +90,7 @@ class LocalMerging(MergingStrategy):
         return ops.Counts(_least(left // max(size.full - 1, 1), there.full), *cut)
 
 
-def _least(one: int | Tensor, other: int | Tensor) -> int | Tensor:
+def _least(one: Any, other: Any) -> Any:
     return torch.minimum(one, other) if isinstance(one, Tensor) else min(one, other)
 
 
@@ -107,6 +110,6 @@ def _symbol(number: Tensor) -> int:
     A formula of the size would be compared again for every shape that follows: that takes hours.
     There is more than one window, and slot: `window_map` restricts a grid to be larger than one.
     """
-    symbol = number.item()
+    symbol: Any = number.item()
     torch._check(symbol > 1)
     return symbol

@@ -71,7 +71,7 @@ def test_the_columns_of_the_table_stand_below_their_titles():
         threads=3, sizes=dict(s=(8, 16), l=(64, 128)), variants={"none": row, "longer": row}
     )
     assert run.layout_table(task, results).splitlines() == [
-        "       |   IoU %    | ms per image |        tokens kept %       ",
+        "       |   IoU %    | ms per image |        tokens kept %",
         "       | mIoU  thin | 8x16  64x128 | queries  keys/values  pairs",
         "-" * 64,
         "  none |  1.0   nan |  5.0     6.0 |     2.0          3.0    4.0",

@@ -38,7 +38,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Run], list[dict[str, Run]]]:
     presets = list(dict.fromkeys(args.presets))
     for what, given, allowed in (
         ("model", models, networks.NAMES),
-        ("preset", presets, ("none", "hq", "fast", "n2d")),
+        ("preset", presets, tuple(networks.PRESETS)),
         ("dtype", args.dtype, DTYPES),
     ):
         networks.check_names(what, given, allowed, "--as-typed: ")
