@@ -205,7 +205,8 @@ class Explorer:
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
         if key not in self._plain:
             set_merging(self.model, None)
-            self._plain[key] = self._predict(image)
+            with record_passes(self.model):  # by the same arithmetic as with merging
+                self._plain[key] = self._predict(image)
         self._plain.move_to_end(key)
         while len(self._plain) > REMEMBERED:
             self._plain.popitem(last=False)

@@ -488,7 +488,7 @@ def _numbers(result: Comparison) -> str:
     rows += [
         ("without merging, this image", f"{plain:.0f} ms"),
         ("with merging", f"{merged:.0f} ms"),
-        (f"faster by (medians of {result.rounds}, in turns)", f"{plain / merged:.2f}x"),
+        (f"speed-up, medians of {result.rounds} in turns", f"{plain / merged:.2f}x"),
     ]
     for name, kept, total in result.kept:
         rows.append((f"tokens kept, {name}", f"{kept} of {total} ({100 * kept / total:.0f} %)"))
