@@ -35,7 +35,7 @@ def run(
     """Run a command; it and its children end with this process, even if that is killed.
 
     Args:
-        command: Program and arguments.
+        command: Program and arguments; `python` is this interpreter.
         log: Takes each line that is printed, to either stream, at once.
         show: Called with `progress_in` of each line that has some.
         timeout: Seconds.
@@ -49,6 +49,8 @@ def run(
     Raises:
         TimeoutError: It took longer, and was ended.
     """
+    if command[0] == "python":  # the PATH may have another one, or none by this name
+        command = [sys.executable, *command[1:]]
     process = subprocess.Popen(
         [sys.executable, "-IS", __file__, *command],
         cwd=cwd,

@@ -42,6 +42,16 @@ def test_output_is_logged_and_progress_shown():
     assert sorted(log.getvalue().splitlines()) == sorted([line, "from the environment"])
 
 
+def test_python_is_this_interpreter(tmp_path):
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\necho another one\n")
+    other.chmod(0o755)
+    log = io.StringIO()
+    env = processes.environment() | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert processes.run(["python", "-c", "import sys; print(sys.executable)"], log, env=env) == 0
+    assert log.getvalue() == f"{sys.executable}\n"
+
+
 def test_the_last_line_that_says_something():
     assert processes.last_line("a\n  b \n\n") == "b"
     assert processes.last_line("\n") == "it printed nothing"

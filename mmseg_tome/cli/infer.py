@@ -1,11 +1,18 @@
-"""Run a segmentation or pose model on images, folders of images and videos.
+"""Run a segmentation or pose model on images, videos, cameras and streams.
+
+An INPUT is an image, a video, a folder, a quoted pattern ('photos/*.jpg', '**' for subfolders too),
+an http address of an image, video or MJPEG stream, an rtsp address, a camera's number (0), a .txt
+or .streams file with an input a line, or - for an image or such a list on stdin. Of animated GIFs
+and WebPs and of TIFFs all images are run. Streams and cameras are run until Ctrl-C, which keeps
+what is done and completes the video, until --frames, or until they end, one after the other, on the
+newest frame each time.
 
 Without a checkpoint, the config's `load_from` is run; whether it segments or finds keypoints is the
 config's matter, too. `--model FILE` takes what `mmseg-tome export` wrote, .onnx or .pt2, in place
 of both. Folders are searched with all their subfolders. The folder of --out gets
 
     overlays/    each image with its prediction painted over it, a PNG if it is too wide for a
-                 JPEG; of a video, a video
+                 JPEG; of a video, stream or animation, a video; of pages, a folder
     labels/      segmentation: class index of each pixel, a grey PNG an image or frame
     merging/     with --show-merging: of each image the figure of `mmseg-tome visualize`
     results.json for each image or frame its path, size, milliseconds (without reading, painting
@@ -22,12 +29,20 @@ Examples:
   mmseg-tome infer segformerpp_fast_cityscapes work.pth street.jpg --out results
   mmseg-tome infer my_config.py my.pth photos/ clip.mp4 --out results --dtype bfloat16
   mmseg-tome infer photos/ --model model.onnx --out results
+  mmseg-tome infer segformerpp_fast_cityscapes work.pth 0 --show
+  mmseg-tome infer my_config.py my.pth rtsp://camera/live --frames 500 --out results
+  find . -name '*.png' | mmseg-tome infer my_config.py my.pth - --out results
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,17 +65,23 @@ if TYPE_CHECKING:
 
     from mmseg_tome.predict.boxes import Boxes
     from mmseg_tome.predict.inputs import Item, Reader, Source
-    from mmseg_tome.predict.results import ResultsWriter
+    from mmseg_tome.predict.results import Prediction, ResultsWriter
+    from mmseg_tome.predict.window import Window
 
 EXIT_SOME_FAILED = 1
-INPUTS = ("INPUT ...", "image, folder or video; any number, mixed")
+INPUTS = ("INPUT ...", "image, folder, video, pattern, address, camera or -; any number, mixed")
+LOOK = 300
+"""Milliseconds that --show leaves an image, which frames do not need."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = options.Parser(__doc__, options.CONFIG, options.CHECKPOINT, INPUTS)
     add = parser.add_argument
-    add("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    add("--out", type=Path, metavar="DIR", help="folder of the results; needed without --show")
+    add("--show", action="store_true", help="show overlays in a window, which q closes")
+    add("--frames", type=options.at_least_1, metavar="N",
+        help="run the first N frames of each video or stream")  # fmt: skip
     add("--opacity", type=options.fraction, metavar="X",
         help="of what is painted, 0 to 1 (default: segmentation 0.5, pose 1)")  # fmt: skip
     add("--with-labels", action="store_true",
@@ -76,6 +97,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=options.at_least_1, metavar="N",
         help="images of one size, or boxes of one image, that run together (default: as the "
         "config tests)")  # fmt: skip
+    add("--reuse-frames", type=options.at_least_1, default=1, metavar="K",
+        help="match tokens on every K-th frame of a video or stream, and keep the groups for the "
+        "frames between (default: 1)")  # fmt: skip
     options.add_device(group)
     options.add_dtype(group)
     options.add_launch(group)
@@ -83,6 +107,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.read(argv, "config", "checkpoint", required=["config", "inputs"], rest="inputs")
     if args.config and args.model:
         parser.error("argument --model: not allowed with argument --config")
+    if not args.out and (args.show_merging or not args.show):
+        parser.error("the following arguments are required: --out")
     return args
 
 
@@ -103,16 +129,18 @@ def infer(args: argparse.Namespace) -> int:
     """Do what the command line says; returns the exit code."""
     if not args.verbose:
         ignore_developer_warnings()
+        silence_opencv()
     from mmseg_tome.cli import additions
     from mmseg_tome.config_datasets import with_one_test_dataset
     from mmseg_tome.predict import inputs
     from mmseg_tome.predict.results import LABELS, MERGING, OVERLAYS, ResultsWriter
 
-    if args.out.exists() and not args.out.is_dir():
+    if args.out and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, not a folder")
-    sources = inputs.find_sources(
-        args.inputs, [args.out / name for name in (OVERLAYS, LABELS, MERGING)]
-    )
+    check_reuse(args)
+    window = open_window() if args.show else None
+    results = [args.out / name for name in (OVERLAYS, LABELS, MERGING)] if args.out else []
+    sources = inputs.find_sources(args.inputs, results)
     cfg, checkpoint = read_model(args)
     cfg = with_one_test_dataset(cfg)
     device = choose_device(args.device)
@@ -123,8 +151,9 @@ def infer(args: argparse.Namespace) -> int:
     reader = inputs.Reader(cfg)
     predictor = build_predictor(args, cfg, checkpoint, device, boxes)
     speed_up(args, cfg, predictor, gpu)
+    reuse_frames(args, predictor)
     illustrator = build_illustrator(args, cfg, checkpoint, predictor)
-    if illustrator and any(source.is_video for source in sources):
+    if illustrator and any(source.is_video or source.images > 1 for source in sources):
         say("warning: --show-merging draws images, not the frames of videos")
     origin = dict(config=args.config, checkpoint=checkpoint)
     header = dict(
@@ -133,12 +162,18 @@ def infer(args: argparse.Namespace) -> int:
         device=device,
         **predictor.meta,
     )
-    with ResultsWriter(args.out) as writer:
-        failed = predict_all(args, sources, reader, predictor, writer, illustrator)
-        if writer.entries:
+    with ResultsWriter(args.out) if args.out else nullcontext() as writer:
+        failed = predict_all(args, sources, reader, predictor, writer, illustrator, window)
+        if writer and writer.entries:
             path = writer.write(header, failed)
             print(f"{len(writer.entries)} images done, {len(failed)} inputs failed: {path}")
     return EXIT_SOME_FAILED if failed else 0
+
+
+def silence_opencv() -> None:
+    """Keep from stderr what it and FFmpeg say of streams that break off, which we say ourselves."""
+    for name, level in {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "-8"}.items():
+        os.environ.setdefault(name, level)  # read when OpenCV is imported
 
 
 def read_model(args: argparse.Namespace) -> tuple[Config, str]:
@@ -186,7 +221,7 @@ def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> 
         return None
     if not is_pose(cfg):
         raise UserError("--boxes is for pose, the config is one of segmentation")
-    videos = [source.path for source in sources if source.is_video]
+    videos = [source.path for source in sources if source.is_video or source.images > 1]
     if videos:
         raise UserError(f"--boxes is for images: run {videos[0]} without it")
     from mmseg_tome.predict.boxes import Boxes
@@ -238,6 +273,40 @@ def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> Non
         say(accelerate(predictor.model, **options).summary)
 
 
+def check_reuse(args: argparse.Namespace) -> None:
+    """Let frames run one by one if they share slot maps.
+
+    Raises:
+        UserError: --reuse-frames does not go with another option.
+    """
+    if args.reuse_frames > 1:
+        if args.model:
+            raise UserError("--reuse-frames goes with --config: a --model is complete")
+        if (args.batch_size or 1) > 1:
+            raise UserError("--reuse-frames runs frames one by one: leave out --batch-size")
+        args.batch_size = 1
+
+
+def reuse_frames(args: argparse.Namespace, predictor) -> None:
+    """Let a predictor match on every K-th frame, as --reuse-frames says.
+
+    Raises:
+        NothingMergesError: The model merges nothing.
+    """
+    if args.reuse_frames == 1:
+        return
+    from mmseg_tome.runtime.frame_reuse import FrameReuse
+
+    reuse, predict = FrameReuse(predictor.model, args.reuse_frames), predictor.predict
+
+    def predict_next(items: Sequence[Item]) -> list[Prediction]:
+        (item,) = items
+        reuse.before_frame(None if item.frame is None or item.source.is_paged else item.source)
+        return predict(items)
+
+    predictor.predict = predict_next
+
+
 def build_illustrator(args: argparse.Namespace, cfg: Config, checkpoint: str, predictor):
     """What draws the figures of --show-merging, if they are wanted and there is something to draw.
 
@@ -274,37 +343,102 @@ def draw_merging(illustrator, item: Item, writer: ResultsWriter) -> str | None:
     return path
 
 
+def open_window() -> Window:
+    """The window of --show.
+
+    Raises:
+        UserError: It cannot be opened.
+    """
+    from mmseg_tome.predict.window import Window
+
+    return Window()
+
+
+@contextmanager
+def ended_by_signals(sources: list[Source]) -> Iterator[threading.Event]:
+    """What Ctrl-C or SIGTERM sets, the first time, where there are streams; no exception then."""
+    stopped, earlier = threading.Event(), {}
+
+    def stop(number: int, frame) -> None:
+        stopped.set()
+        signal.signal(number, earlier[number])  # a second time as ever
+
+    if any(source.is_live for source in sources):
+        earlier |= {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in earlier:
+        signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def total_of(sources: list[Source], frames: int | None) -> int | None:
+    """Number of images to run; None if streams may go on for ever."""
+    from mmseg_tome.predict.inputs import count
+
+    counts = [count(source) for source in sources]
+    if frames:
+        counts = [min(number or frames, frames) for number in counts]
+    return None if None in counts else sum(counts)
+
+
 def predict_all(
     args: argparse.Namespace,
     sources: list[Source],
     reader: Reader,
     predictor,
-    writer: ResultsWriter,
+    writer: ResultsWriter | None,
     illustrator=None,
-) -> dict[Path, str]:
-    """Predict and save everything; returns what failed, why by path."""
+    window: Window | None = None,
+) -> dict[Path | str, str]:
+    """Predict, save and show everything; returns what failed, why by path."""
     import cv2
 
     from mmseg_tome.nets.errors import ModelInputError
-    from mmseg_tome.predict.inputs import UnreadableError, batches, count
+    from mmseg_tome.predict.inputs import UnreadableError, batches
     from mmseg_tome.predict.results import UnwritableError
     from mmseg_tome.visualization.illustrator import NothingToDrawError
 
-    failed: dict[Path, str] = {}
-    with progress_bar(args, predictor.task, sum(map(count, sources))) as (advance, tell):
+    failed: dict[Path | str, str] = {}
+    total = total_of(sources, args.frames)
+    with (
+        progress_bar(args, predictor.task, total, "FPS") as (advance, tell),
+        ended_by_signals(sources) as stopped,
+        closing(window) if window else nullcontext(),
+    ):
 
-        def fail(path: Path, reason: str) -> None:
+        def fail(path: Path | str, reason: str) -> None:
             if path not in failed:  # frames of a video fail alike
                 failed[path] = reason
                 tell(f"error: {path}: {reason}")
 
         def read() -> Iterator[Item]:
             for source in sources:
+
+                def warn(line: str, path=source.path) -> None:
+                    tell(f"warning: {path}: {line}")
+
                 try:
-                    yield from reader.read(source)
+                    for item in islice(reader.read(source, warn, stopped), args.frames):
+                        if stopped.is_set():
+                            return
+                        yield item
                 except UnreadableError as error:
                     fail(source.path, str(error))
                     advance(1)
+
+        def save(item: Item, prediction) -> None:
+            merging = None
+            try:
+                merging = draw_merging(illustrator, item, writer)
+            except NothingToDrawError as error:
+                tell(f"warning: {item.source.path}: no figure of merging: {error}")
+            try:
+                writer.add(item, prediction, merging)
+            except UnwritableError as error:
+                fail(item.source.path, str(error))
 
         for batch in batches(read(), predictor.batch_size):
             try:
@@ -314,15 +448,11 @@ def predict_all(
                     fail(item.source.path, first_line(error))
             else:
                 for item, prediction in zip(batch, predictions, strict=True):
-                    merging = None
-                    try:
-                        merging = draw_merging(illustrator, item, writer)
-                    except NothingToDrawError as error:
-                        tell(f"warning: {item.source.path}: no figure of merging: {error}")
-                    try:
-                        writer.add(item, prediction, merging)
-                    except UnwritableError as error:
-                        fail(item.source.path, str(error))
+                    if writer:
+                        save(item, prediction)
+                    pause = LOOK if item.frame is None else 1
+                    if window and not window.show(prediction.overlay, pause):
+                        stopped.set()
             advance(len(batch))
     return failed
 

@@ -13,28 +13,41 @@ SECONDS = 10
 
 @contextmanager
 def progress_bar(
-    args: argparse.Namespace, what: str, total: int
+    args: argparse.Namespace, what: str, total: int | None, unit: str | None = None
 ) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
     """Show how far something is on stderr, unless `--quiet` is given.
 
+    Args:
+        args: The command line.
+        what: Is done.
+        total: How often; None where that is not known.
+        unit: Of the speed to show, such as FPS; None shows the time that is left.
+
     Gives two functions: one to go on by some steps, one to print a line beside the bar.
     """
+    from rich import progress  # no new requirement: mmengine has it
     from rich.console import Console
-    from rich.progress import Progress  # no new requirement: mmengine has it
 
     console = Console(stderr=True)
     seen = console.is_terminal
-    with Progress(console=console, transient=True, disable=args.quiet or not seen) as bar:
-        task = bar.add_task(what, total=total)
-        done, told = 0, time.monotonic()
+    columns = progress.Progress.get_default_columns()
+    if unit:
+        columns = (*columns, progress.TextColumn("{task.completed} {task.fields[speed]}"))
+    hidden = args.quiet or not seen
+    with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=total, speed="")
+        done, told, before = 0, time.monotonic(), 0
 
         def advance(steps: int = 1) -> None:
-            nonlocal done, told
+            nonlocal done, told, before
             done += steps
-            bar.advance(task, steps)
-            if not args.quiet and not seen and time.monotonic() - told >= SECONDS:
-                told = time.monotonic()
-                tell(f"{what} {done}/{total}")
+            now = time.monotonic()
+            speed = f"{(done - before) / max(now - told, 1e-6):.1f} {unit}" if unit else ""
+            bar.update(task, completed=done, speed=speed)
+            if now - told >= SECONDS:
+                told, before = now, done
+                if not args.quiet and not seen:
+                    tell(f"{what} {done}{f'/{total}' if total else ''} {speed}".rstrip())
 
         def tell(line: str) -> None:
             console.out(line, highlight=False)

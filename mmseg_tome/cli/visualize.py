@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,11 +127,13 @@ def find_images(inputs: Sequence[str], out: Path) -> list[Source]:
     if videos:
         raise UserError(f"{videos[0]} is a video: only images can be drawn")
 
-    def is_figure(path: Path) -> bool:
+    def is_figure(path: Path | str) -> bool:
+        path = Path(path)
         return path.name.endswith(ENDING) and path.resolve().is_relative_to(out.resolve())
 
     found = find_sources(inputs)
-    sources = [each for each in found if not each.is_video and not is_figure(each.path)]
+    images = [each for each in found if not each.is_video and not is_figure(each.path)]
+    sources = [replace(each, images=1) for each in images]  # the first of an animation
     if not sources:
         raise UserError(f"{', '.join(inputs)}: videos or figures of this tool alone, no image")
     return sources

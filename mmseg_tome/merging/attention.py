@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmseg_tome import ops
 from mmseg_tome.merging.config import StageMerging
+from mmseg_tome.merging.memory import SlotMemory
 from mmseg_tome.merging.slot_map import SlotMap
 from mmseg_tome.merging.strategies import MergingStrategy
 from mmseg_tome.merging.strategies.identity import Identity, identity_map
@@ -54,7 +55,12 @@ class TokenMerger(nn.Module):
         strategy: How to find slot maps.
         group: Mergers of the same group share their slot map within a pass; None for one that
             shares none.
+
+    Attributes:
+        memory: Keeps slot maps from frame to frame; None for images.
     """
+
+    memory: SlotMemory | None = None
 
     def __init__(self, strategy: MergingStrategy, group: Hashable | None = None):
         super().__init__()
@@ -65,14 +71,19 @@ class TokenMerger(nn.Module):
         """Slot map of the tokens `metric`, `[B, H * W, C]`, on the grid `hw`."""
         grid = tuple(hw)  # index maps are cached by grid: a `PassGrid` would live as long
         if not isinstance(hw, PassGrid):
-            return self.strategy(metric, grid)
+            return self._find(metric, grid)
         if not hw.merges:
             return identity_map(grid[0] * grid[1], metric.device)
         if self.group is None:
-            return self.strategy(metric, grid)
+            return self._find(metric, grid)
         if self.group not in hw.slots:
-            hw.slots[self.group] = self.strategy(metric, grid)
+            hw.slots[self.group] = self._find(metric, grid)
         return hw.slots[self.group]
+
+    def _find(self, metric: Tensor, grid: Grid) -> SlotMap:
+        if self.memory is None:
+            return self.strategy(metric, grid)
+        return self.memory.slots(self.strategy, id(self), metric, grid)
 
     def extra_repr(self) -> str:
         return repr(self.strategy)

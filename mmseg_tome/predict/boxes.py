@@ -47,9 +47,9 @@ class Boxes:
             if score >= threshold and min(box[2:]) > 0 and not entry.get("iscrowd"):
                 boxes.append([*box, score])
 
-    def of(self, image: Path) -> np.ndarray | None:
+    def of(self, image: Path | str) -> np.ndarray | None:
         """Boxes of an image: `[N, 5]` float32 of x, y, w, h, score; None if it is not listed."""
-        path = image.resolve()
+        path = Path(image).resolve()
         ends = ["/".join(path.parts[first:]) for first in range(1, len(path.parts))]
         for key in [path.as_posix(), *ends, _normalised(path.stem)]:
             if key in self._by_image:

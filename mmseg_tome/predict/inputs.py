@@ -1,13 +1,18 @@
-"""The user's images: files, folders and videos, all found first, each read when it is its turn."""
+"""The user's images, each read when it is its turn."""
 
 import functools
+import io
+import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
+from mmcv.image.io import imread_flags
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from PIL import Image, UnidentifiedImageError
@@ -16,35 +21,17 @@ from mmseg_tome.config import is_pose
 from mmseg_tome.config_datasets import find_test_pipeline
 from mmseg_tome.errors import UserError
 from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.predict.sources import (
+    IMAGES,
+    VIDEOS,
+    Source,
+    UnreadableError,
+    download,
+    find_sources,
+)
+from mmseg_tome.predict.streams import read_stream
 
-# fmt: off
-IMAGES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jp2", ".png", ".bmp", ".dib", ".webp", ".gif",
-    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-})
-VIDEOS = frozenset({
-    ".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv",
-})
-# fmt: on
-
-
-class UnreadableError(UserError):
-    """An image or video that exists but cannot be read; the message does not name it."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An image or video file.
-
-    Attributes:
-        path: Where it is.
-        name: Relative path without suffix for what is made of it; no two sources share one.
-        is_video: Whether it holds many images.
-    """
-
-    path: Path
-    name: str
-    is_video: bool
+__all__ = ["IMAGES", "VIDEOS", "Item", "Reader", "Source", "UnreadableError", "find_sources"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,63 +42,19 @@ class Item:
         source: The file that it is from.
         image: As the config reads it: `[H, W, 3]` uint8, BGR, or with other channels, as `[H, W]`,
             or of another type.
-        frame: Number of the frame, from 0; None for an image file.
+        frame: Number of the frame, or of a file's image, from 0; None for the only one.
+        rate: Frames per second; None where there are none, or the file says.
     """
 
     source: Source
     image: np.ndarray
     frame: int | None = None
+    rate: float | None = None
 
     @functools.cached_property
     def picture(self) -> np.ndarray:
         """The image to be looked at, `[H, W, 3]` uint8, BGR."""
         return to_picture(self.image)
-
-
-def find_sources(inputs: Sequence[str], results: Sequence[Path] = ()) -> list[Source]:
-    """List the files that `inputs` name, in that order, each once.
-
-    A folder stands for all images and videos in it and in its subfolders, sorted; other and hidden
-    files are passed over. Names keep the path from the folder's own name on: `photos/a/1.jpg` of
-    `photos` is `photos/a/1`.
-
-    Args:
-        inputs: Files and folders.
-        results: Folders of results: what is in them, maybe from an earlier run, is no input.
-
-    Raises:
-        UserError: Inputs are missing, neither image nor video, or folders without either.
-    """
-
-    def is_result(file: Path) -> bool:
-        return any(file.resolve().is_relative_to(folder.resolve()) for folder in results)
-
-    found: dict[Path, tuple[Path, Path]] = {}  # by resolved path: the path as given, and the name
-    problems = []
-    for text in inputs:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            files = [file for file in _files_below(path) if not is_result(file)]
-            if not files:
-                problems.append(f"{text} holds no image or video")
-            for file in files:
-                name = path.resolve().name / file.relative_to(path)
-                found.setdefault(file.resolve(), (file, name))
-        elif not path.exists():
-            problems.append(f"{text} does not exist")
-        elif path.suffix.lower() not in IMAGES | VIDEOS:
-            problems.append(f"{text} is of no known image or video type")
-        elif is_result(path):
-            problems.append(f"{text} lies where the results go")
-        else:
-            found.setdefault(path.resolve(), (path, Path(path.name)))
-    if problems:
-        raise UserError("; ".join(problems))
-    names = _unique(name.with_suffix("").as_posix() for _, name in found.values())
-    return [
-        Source(file, name, file.suffix.lower() in VIDEOS)
-        for (file, _), name in zip(found.values(), names, strict=True)
-    ]
 
 
 class Reader:
@@ -134,26 +77,72 @@ class Reader:
         options = {key: value for key, value in loaders[0].items() if key not in other}
         self._load = LoadImageFromFile(**options)
 
-    def read(self, source: Source) -> Iterator[Item]:
+    def read(
+        self,
+        source: Source,
+        say: Callable[[str], None] = lambda line: None,
+        stopped: threading.Event | None = None,
+    ) -> Iterator[Item]:
         """The images of a source, one after the other.
 
+        Args:
+            source: Of `find_sources`.
+            say: Is told what happens to a stream.
+            stopped: Ends a stream; None for one that ends by itself.
+
         Raises:
-            UnreadableError: The file is damaged, or this installation cannot decode it. A video
+            UnreadableError: The source is damaged, or this installation cannot decode it. A video
                 may raise it after its last good frame.
         """
-        if source.is_video:
-            for number, image in enumerate(_read_video(source.path)):
+        if source.is_live:
+            frames = read_stream(source.address, say, stopped or threading.Event())
+            for number, image, rate in frames:
+                yield Item(source, image, number, rate)
+        elif source.is_video:
+            for number, image in enumerate(_read_video(source.address or source.path)):
                 yield Item(source, image, number)
-        else:
+        elif source.images > 1:
+            yield from self._read_several(source)
+        elif isinstance(source.path, Path):
             yield Item(source, self._read_image(source.path))
+        else:
+            content = source.content or download(source.address)
+            check_complete(io.BytesIO(content))
+            yield Item(source, self._decode(content))
 
     def _read_image(self, path: Path) -> np.ndarray:
         check_complete(path)
-        try:
-            image = self._load(dict(img_path=str(path)))["img"]
-        except (OSError, ValueError, AssertionError, cv2.error):  # each decoder has its own
-            raise UnreadableError("it is not an image, or of an unsupported kind") from None
+        with _decoding():
+            return self._load(dict(img_path=str(path)))["img"]
+
+    def _decode(self, content: bytes) -> np.ndarray:
+        """An image file's content, as `_load` decodes it."""
+        with _decoding():
+            options = dict(flag=self._load.color_type, backend=self._load.imdecode_backend)
+            image = mmcv.imfrombytes(content, **options)
+            if image is None:
+                raise ValueError
         return image
+
+    def _read_several(self, source: Source) -> Iterator[Item]:
+        """The frames of an animation, or the pages of a TIFF."""
+        if source.content is None:
+            check_complete(source.path)
+        content = source.content or source.path.read_bytes()
+        with Image.open(io.BytesIO(content)) as animation:
+            for number in range(source.images):
+                with _decoding(f"image {number + 1} of {source.images} cannot be read"):
+                    if source.is_paged:
+                        image, rate = self._decode_page(content, number), None
+                    else:
+                        animation.seek(number)
+                        image = self._decode(_png(animation))
+                        rate = 1000 / (animation.info.get("duration") or 100)  # as browsers do
+                yield Item(source, image, number, rate)
+
+    def _decode_page(self, content: bytes, number: int) -> np.ndarray:
+        flag, encoded = imread_flags[self._load.color_type], np.frombuffer(content, np.uint8)
+        return cv2.imdecodemulti(encoded, flag, range=(number, number + 1))[1][0]
 
 
 def check_channels(item: Item, channels: int) -> None:
@@ -168,20 +157,37 @@ def check_channels(item: Item, channels: int) -> None:
         )
 
 
-def count(source: Source) -> int:
+def count(source: Source) -> int | None:
     """Number of images in a source; of a video the number that its header says, at least 1."""
+    if source.is_live:
+        return None
     if not source.is_video:
-        return 1
-    return max(1, int(_of_video(source.path, cv2.CAP_PROP_FRAME_COUNT)))
+        return source.images
+    return max(1, int(_of_video(source.address or source.path, cv2.CAP_PROP_FRAME_COUNT)))
 
 
-def frame_rate(path: Path) -> float:
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.convert("RGB").save(stream, "PNG", compress_level=0)
+    return stream.getvalue()
+
+
+@contextmanager
+def _decoding(problem: str = "it is not an image, or of an unsupported kind") -> Iterator[None]:
+    """Say `problem` of whatever a decoder says."""
+    try:
+        yield
+    except (OSError, ValueError, AssertionError, EOFError, LookupError, SyntaxError, cv2.error):
+        raise UnreadableError(problem) from None
+
+
+def frame_rate(path: Path | str) -> float:
     """Frames per second of a video; 25 where it does not say."""
     rate = _of_video(path, cv2.CAP_PROP_FPS)
     return rate if 0 < rate < 1000 else 25.0
 
 
-def _of_video(path: Path, what: int) -> float:
+def _of_video(path: Path | str, what: int) -> float:
     """A property of a video that OpenCV knows by a number."""
     video = cv2.VideoCapture(str(path))
     found = video.get(what)
@@ -193,37 +199,18 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Group successive items of one image size, up to `size` of them."""
     batch: list[Item] = []
     for item in items:
-        if batch and (len(batch) == size or item.image.shape != batch[0].image.shape):
+        if batch and item.image.shape != batch[0].image.shape:
             yield batch
             batch = []
         batch.append(item)
+        if len(batch) == size:  # at once: the next frame of a stream is not there yet
+            yield batch
+            batch = []
     if batch:
         yield batch
 
 
-def _files_below(folder: Path) -> list[Path]:
-    def is_wanted(file: Path) -> bool:
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        return not hidden and file.suffix.lower() in IMAGES | VIDEOS and file.is_file()
-
-    return sorted(file for file in folder.rglob("*") if is_wanted(file))
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    """Number what occurs again: `a`, `a`, `A` become `a`, `a_2`, `A_3`, on any file system."""
-    taken: set[str] = set()
-    result = []
-    for name in names:
-        free, number = name, 1
-        while free.lower() in taken:
-            number += 1
-            free = f"{name}_{number}"
-        taken.add(free.lower())
-        result.append(free)
-    return result
-
-
-def check_complete(path: Path) -> None:
+def check_complete(path: Path | io.BytesIO) -> None:
     """Refuse a truncated file: OpenCV paints the missing part grey and says nothing.
 
     Raises:
@@ -240,7 +227,7 @@ def check_complete(path: Path) -> None:
         raise UnreadableError(f"it cannot be read: {reason}") from None
 
 
-def _read_video(path: Path) -> Iterator[np.ndarray]:
+def _read_video(path: Path | str) -> Iterator[np.ndarray]:
     video = cv2.VideoCapture(str(path))
     announced = video.get(cv2.CAP_PROP_FRAME_COUNT)
     frames = 0

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import naming, only_one, part_of, remove_leftovers, replacing
-from mmseg_tome.predict.inputs import Item, Source, frame_rate
+from mmseg_tome.predict.inputs import Item, frame_rate
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,11 @@ class ResultsWriter:
     """Saves predictions in the order in which they come; those of a video one after the other.
 
     For an image `overlays/NAME.jpg` and, where there are label maps, `labels/NAME.png`; for a video
-    `overlays/NAME.mp4` and `labels/NAME.mp4/000000.png` and so on. An overlay of more than 65,500
-    pixels in a row or column is a PNG. To be used as a context manager, which makes the folder, and
-    at its end removes a video that was not finished, because of an error, and the folder if it
-    stayed empty.
+    `overlays/NAME.mp4` and `labels/NAME.mp4/000000.png` and so on, for pages `NAME.tif/000000` in
+    both. Where frames of a stream were passed over, its video shows the one before for longer. An
+    overlay of more than 65,500 pixels in a row or column is a PNG. To be used as a context manager,
+    which makes the folder, and at its end removes a video that was not finished, because of an
+    error, and the folder if it stayed empty.
 
     What an earlier run left in the folder goes once results.json is written: the files that its
     results.json lists, or those that it wrote before it was ended.
@@ -83,7 +84,11 @@ class ResultsWriter:
         name = item.source.name
         height, width = item.image.shape[:2]
         entry = dict(path=str(item.source.path))
-        if item.frame is None:
+        if item.frame is not None:
+            entry["frame"] = item.frame
+        if item.frame is None or item.source.is_paged:
+            if item.source.is_paged:
+                name = f"{name}.tif/{item.frame:06d}"
             ending = "jpg" if max(prediction.overlay.shape[:2]) <= JPEG_SIDE else "png"
             overlay, labels = f"{OVERLAYS}/{name}.{ending}", f"{LABELS}/{name}.png"
             self.finish_video()
@@ -91,12 +96,11 @@ class ResultsWriter:
             _write_image(self.folder / overlay, prediction.overlay)
         else:
             overlay, labels = f"{OVERLAYS}/{name}.mp4", f"{LABELS}/{name}.mp4/{item.frame:06d}.png"
-            entry["frame"] = item.frame
             if self._video is None or self._video.source is not item.source:
                 self.finish_video()
                 self.note(overlay)
-                self._video = _VideoWriter(item.source, self.folder / overlay, item.image)
-            self._video.write(prediction.overlay)
+                self._video = _VideoWriter(item, self.folder / overlay)
+            self._video.write(prediction.overlay, item.frame)
         entry.update(width=width, height=height, overlay=overlay)
         if prediction.labels is not None:
             entry["labels"] = labels
@@ -187,19 +191,20 @@ class ResultsWriter:
 class _VideoWriter:
     """Writes the overlay video of a source; it is there once it is closed, gone if discarded."""
 
-    def __init__(self, source: Source, path: Path, image: np.ndarray):
-        self.source = source
+    def __init__(self, first: Item, path: Path):
+        self.source = first.source
         self._path, self._temporary = path, part_of(path)
+        self._next = first.frame
         remove_leftovers(path)
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.touch()  # OpenCV does not say why it cannot write
-        height, width = image.shape[:2]
+        height, width = first.image.shape[:2]
+        rate = first.rate or frame_rate(first.source.address or first.source.path)
         # The one codec for .mp4 that OpenCV's own packages can write.
         codec = cv2.VideoWriter_fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(
-            str(self._temporary), codec, frame_rate(source.path), (width, height)
-        )
+        self._size = (width, height)
+        self._writer = cv2.VideoWriter(str(self._temporary), codec, rate, self._size)
         if not self._writer.isOpened():
             self._temporary.unlink(missing_ok=True)
             raise UnwritableError(
@@ -207,8 +212,13 @@ class _VideoWriter:
                 "images"
             )
 
-    def write(self, image: np.ndarray) -> None:
+    def write(self, image: np.ndarray, number: int) -> None:
+        if image.shape[1::-1] != self._size:  # a camera was turned
+            image = cv2.resize(image, self._size)
+        for _ in range(self._next, number):
+            self._writer.write(self._last)
         self._writer.write(image)
+        self._next, self._last = number + 1, image
 
     def close(self) -> None:
         self._writer.release()

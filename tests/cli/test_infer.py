@@ -1,10 +1,14 @@
 """`tools/infer.py` on real images: what mm's own functions give, and what a user reads."""
 
 import functools
+import io
+import itertools
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from mmseg_tome import compat
 
@@ -266,6 +271,140 @@ def test_files_folders_and_videos_mixed(infer, images, segmenter, tmp_path):
     assert cv2.VideoCapture(str(overlay)).get(cv2.CAP_PROP_FPS) == 7
 
 
+class Camera:
+    """A capture of street scenes, of which there is one at a time."""
+
+    def __init__(self, images: Path, frames: int):
+        self.scenes = [cv2.imread(str(images / name)) for name in ("a.jpg", "b.jpg")]
+        self.left = frames
+        self.wanted = threading.Semaphore(1)
+
+    def get(self, what):
+        return 30.0
+
+    def read(self):
+        self.wanted.acquire()
+        self.left -= 1
+        return (True, self.scenes[self.left % 2]) if self.left >= 0 else (False, None)
+
+    def release(self):
+        pass
+
+
+@pytest.fixture
+def camera(images, monkeypatch):
+    """Camera 0 gives so many frames, one after the network took the one before, and then no more.
+
+    A function in the arguments is called with the number of frames that were taken.
+    """
+    from mmseg_tome.predict import results, streams
+
+    real, add = cv2.VideoCapture, results.ResultsWriter.add
+
+    def make(frames: int, after=lambda taken: None) -> None:
+        found, taken = [Camera(images, frames)], itertools.count(1)
+
+        def open_one(address):
+            return real(address) if address != 0 else found[0]
+
+        def add_and_go_on(*args):
+            add(*args)
+            after(next(taken))
+            found[0].wanted.release()
+
+        monkeypatch.setattr(cv2, "VideoCapture", open_one)
+        monkeypatch.setattr(results.ResultsWriter, "add", add_and_go_on)
+        monkeypatch.setattr(streams, "SECONDS", 0)
+        monkeypatch.setattr(streams, "TRIES", 0)
+
+    return make
+
+
+def test_a_camera_until_it_ends(infer, camera, segmenter, images, tmp_path):
+    camera(3)
+    assert infer("0", *segmenter, "--out", tmp_path) == (0, [])
+    found = results(tmp_path)
+    assert [(e["path"], e["frame"]) for e in found["images"]] == [("0", 0), ("0", 1), ("0", 2)]
+    assert len(read_video(tmp_path / "overlays/camera_0.mp4")) == 3
+    labels = cv2.imread(str(tmp_path / found["images"][1]["labels"]), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(labels, mmseg_labels(segmenter, str(images / "b.jpg")))
+
+
+def test_a_camera_for_some_frames(infer, camera, segmenter, images, tmp_path):
+    camera(9)
+    clip = tmp_path / "clip.avi"
+    write_video(clip, [cv2.imread(str(images / "a.jpg"))] * 3)
+    given = ["0", clip, images / "a.jpg", *segmenter, "--frames", 2, "--out", tmp_path / "out"]
+    assert infer(*given) == (0, [])
+    assert [e.get("frame") for e in results(tmp_path / "out")["images"]] == [0, 1, 0, 1, None]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_what_a_camera_gave(infer, camera, segmenter, images, tmp_path, number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    camera(9, after=lambda taken: os.kill(os.getpid(), number) if taken == 2 else None)
+    given = ["0", images / "a.jpg", *segmenter, "--out", tmp_path]
+    assert infer(*given) == (0, [])
+    assert [entry["frame"] for entry in results(tmp_path)["images"]] == [0, 1]
+    assert len(read_video(tmp_path / "overlays/camera_0.mp4")) == 2
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_camera_that_is_not_there(infer, camera, segmenter, images, tmp_path):
+    camera(0)
+    code, errors = infer("0", images / "a.jpg", *segmenter, "--out", tmp_path)
+    assert code == 1
+    assert errors == ["error: 0: it cannot be opened, or gives no frames"]
+    assert len(results(tmp_path)["images"]) == 1
+
+
+def test_an_image_on_stdin_and_an_animation(infer, images, segmenter, tmp_path, monkeypatch):
+    content = io.BytesIO((images / "a.jpg").read_bytes())
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=content, isatty=lambda: False))
+    frames = [Image.open(images / name) for name in ("a.jpg", "b.jpg")]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:], duration=50)
+    out = tmp_path / "out"
+    assert infer("-", tmp_path / "b.gif", *segmenter, "--out", out) == (0, [])
+    assert files(out) == [
+        *("labels/b.mp4/000000.png", "labels/b.mp4/000001.png", "labels/stdin.png"),
+        *("overlays/b.mp4", "overlays/stdin.jpg", "results.json"),
+    ]
+    assert cv2.VideoCapture(str(out / "overlays/b.mp4")).get(cv2.CAP_PROP_FPS) == 20
+    labels = cv2.imread(str(out / "labels/stdin.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(labels, mmseg_labels(segmenter, str(images / "a.jpg")))
+
+
+def test_overlays_in_a_window(infer, images, segmenter, tmp_path, monkeypatch):
+    """Which saves nothing by itself, and ends when the user has seen enough."""
+    from mmseg_tome.predict import window
+
+    shown = []
+
+    class Window:
+        def show(self, picture, milliseconds):
+            shown.append((picture.shape, milliseconds))
+            return len(shown) < 2
+
+        def close(self):
+            shown.append("closed")
+
+    monkeypatch.setattr(window, "Window", Window)
+    monkeypatch.chdir(tmp_path)
+    assert infer(images, *segmenter, "--show") == (0, [])
+    assert shown == [((360, 480, 3), 300)] * 2 + ["closed"]
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+
+
+def test_a_window_without_a_display(infer, images, segmenter, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code, errors = infer(images, *segmenter, "--show")
+    assert code == 2
+    assert errors == ["error: --show needs a display: neither DISPLAY nor WAYLAND_DISPLAY is set"]
+
+
 @needs_mmpose
 def test_keypoints_are_mmposes(infer, persons, estimator, tmp_path):
     from mmpose.apis import inference_topdown, init_model
@@ -489,8 +628,35 @@ def test_as_a_program_from_anywhere(run_tool, images, segmenter, tmp_path):
 def test_options_are_checked(capsys):
     from mmseg_tome.cli import infer as tool
 
-    for option in (["--opacity", "2"], ["--batch-size", "0"]):
+    for option in (["--opacity", "2"], ["--batch-size", "0"], ["--frames", "0"]):
         with pytest.raises(SystemExit):
             tool.parse_args(["a.jpg", "--config", "c.py", "--out", "out", *option])
         assert "must be" in capsys.readouterr().err
+    for options in ([], ["--show", "--show-merging"]):
+        with pytest.raises(SystemExit):
+            tool.parse_args(["a.jpg", "--config", "c.py", *options])
+        assert "are required: --out" in capsys.readouterr().err
     assert "mmseg_tome.cli.infer" in sys.modules
+
+
+def test_slots_are_kept_between_the_frames_of_a_video(infer, images, segmenter, tmp_path):
+    clip = tmp_path / "clip.avi"
+    write_video(clip, [cv2.imread(str(images / name)) for name in ("a.jpg", "b.jpg", "a.jpg")])
+    found = []
+    for every in (None, 1, 2):
+        out = tmp_path / str(every)
+        given = ["--reuse-frames", every] if every else []
+        assert infer(clip, images / "b.jpg", *segmenter, *given, "--out", out) == (0, [])
+        maps = [out / entry["labels"] for entry in results(out)["images"]]
+        found.append([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in maps])
+    plain, one, two = found
+    assert all(map(np.array_equal, plain, one))
+    assert list(map(np.array_equal, plain, two)) == [True, False, True, True]
+
+
+def test_slots_that_cannot_be_kept(mistake, images, segmenter):
+    given = [images, *segmenter, "--reuse-frames", 2]
+    assert "leave out --batch-size" in mistake(*given, "--batch-size", 2)
+    none = [str(arg).replace("_hq_", "_none_") for arg in given]
+    assert "merges nothing" in mistake(*none)
+    assert "goes with --config" in mistake(images, "--model", "a.onnx", "--reuse-frames", 2)

@@ -1,3 +1,4 @@
+import itertools
 import struct
 
 import cv2
@@ -189,6 +190,76 @@ def test_a_video_that_is_none(tmp_path):
     path.write_bytes(b"no")
     with pytest.raises(UnreadableError, match="not a video"):
         read(path)
+
+
+def test_the_frames_of_an_animation(tmp_path):
+    """With what stays from the frame before, and at its speed."""
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    frames = [Image.new("RGB", (60, 40), colours[0]) for _ in colours]
+    for frame, colour in zip(frames, colours, strict=True):
+        frame.paste(colour, (0, 0, 30, 40))
+    for name, options in {"a.gif": {}, "b.webp": dict(lossless=True)}.items():
+        path = tmp_path / name
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=40, **options)
+        (source,) = find_sources([str(path)])
+        items = list(reader().read(source))
+        assert [(item.frame, item.rate) for item in items] == [(0, 25), (1, 25), (2, 25)]
+        assert inputs.count(source) == 3
+        for item, colour in zip(items, colours, strict=True):
+            assert np.abs(item.image[20, 10] - np.array(colour[::-1])).max() < 8
+            assert np.abs(item.image[20, 50] - np.array(colours[0][::-1])).max() < 8
+
+
+@pytest.mark.parametrize("color_type", ["color", "unchanged", "grayscale"])
+def test_the_pages_of_a_tiff_are_as_single_files(tmp_path, picture, color_type):
+    """Of any size and depth."""
+    pages = [picture, picture[:20, :30], picture[..., 0].astype(np.uint16) * 256, picture[..., 1]]
+    cv2.imwritemulti(str(tmp_path / "all.tif"), pages)
+    (source,) = find_sources([str(tmp_path / "all.tif")])
+    items = list(reader(color_type=color_type).read(source))
+    assert [item.frame for item in items] == [0, 1, 2, 3]
+    for item, page in zip(items, pages, strict=True):
+        cv2.imwrite(str(tmp_path / "one.tif"), page)
+        (alone,) = read(tmp_path / "one.tif", color_type=color_type)
+        assert item.image.dtype == alone.image.dtype
+        assert np.array_equal(item.image, alone.image)
+
+
+def test_an_animation_that_breaks_off(tmp_path, picture):
+    path = tmp_path / "a.gif"
+    frames = [Image.fromarray(np.roll(picture, 5 * i, 0)) for i in range(4)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    (source,) = find_sources([str(path)])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 5 // 8])
+    found = reader().read(source)
+    assert next(found).frame == 0
+    with pytest.raises(UnreadableError, match=r"image 3 of 4 cannot be read"):
+        list(found)
+
+
+def test_what_comes_over_http(server):
+    given = ("photo.png", "photo", "clip", "pages.tif")
+    found = [list(reader().read(s)) for s in find_sources([f"{server}/{name}" for name in given])]
+    assert [[item.frame for item in items] for items in found] == [
+        [None], [None], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4]
+    ]  # fmt: skip
+    greys = [[item.image.mean() for item in items] for items in found]
+    assert greys[0] == greys[1] == [80]
+    assert greys[2] == pytest.approx(greys[3], abs=3)
+    assert greys[3] == [0, 40, 80, 120, 160]
+
+
+def test_a_stream_over_http(server, monkeypatch):
+    monkeypatch.setattr("mmseg_tome.predict.streams.SECONDS", 0)
+    (source,) = find_sources([f"{server}/live"])
+    assert inputs.count(source) is None
+    found = list(itertools.islice(reader().read(source), 3))
+    numbers = [item.frame for item in found]
+    assert numbers == sorted(set(numbers))
+    for item in found:
+        assert item.image.mean() == pytest.approx(item.frame % 5 * 40, abs=3)
+        assert item.rate == 25
 
 
 def test_batches_have_one_size():

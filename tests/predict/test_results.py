@@ -189,6 +189,42 @@ def test_earlier_results_of_another_kind(tmp_path, content):
     assert json.loads((tmp_path / "results.json").read_text())["images"]
 
 
+def video_of(path: Path) -> tuple[float, list[int]]:
+    """Frames per second, and the mean of each."""
+    video, greys = cv2.VideoCapture(str(path)), []
+    while (read := video.read())[0]:
+        assert read[1].shape == IMAGE.shape
+        greys.append(round(read[1].mean(), -1))
+    return video.get(cv2.CAP_PROP_FPS), greys
+
+
+def test_the_video_of_a_stream_keeps_time(tmp_path):
+    """Also where frames were passed over, or a camera was turned."""
+    source = Source("rtsp://camera", "camera", True, address="rtsp://camera", is_live=True)
+    with ResultsWriter(tmp_path) as writer:
+        for number in (7, 8, 11):
+            image = np.full_like(IMAGE, number * 20)
+            image = image.transpose(1, 0, 2) if number == 8 else image
+            writer.add(Item(source, image, number, 12.0), Prediction({}, image))
+        writer.write({}, {})
+    assert video_of(tmp_path / "overlays/camera.mp4") == (12, [140, 160, 160, 160, 220])
+    assert [entry["frame"] for entry in writer.entries] == [7, 8, 11]
+
+
+def test_pages_are_images(tmp_path):
+    source = Source(Path("a.tif"), "a", False, images=2, is_paged=True)
+    with ResultsWriter(tmp_path) as writer:
+        for number, image in enumerate((IMAGE, IMAGE[:9])):
+            writer.add(Item(source, image, number), Prediction({}, image, image[..., 0]))
+        writer.write({}, {})
+    assert files(tmp_path) == [
+        *("labels/a.tif/000000.png", "labels/a.tif/000001.png"),
+        *("overlays/a.tif/000000.jpg", "overlays/a.tif/000001.jpg"),
+        "results.json",
+    ]
+    assert [entry["frame"] for entry in writer.entries] == [0, 1]
+
+
 def test_a_video_larger_than_its_format(tmp_path):
     wide = np.zeros((2, 70000, 3), np.uint8)
     source = Source(Path("wide.mp4"), "wide", True)
