@@ -8,16 +8,20 @@ that nothing lasting is left in `sys.modules`; what they gave out raises a clear
 somebody really uses it. Where the real thing is installed, it is used.
 """
 
+import functools
 import io
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
+from mmseg_tome.config_names import find_config, nearest_configs
 from mmseg_tome.errors import MMStackError
+from mmseg_tome.files import CONFIGS
 
 STACKS = {
     "onedl": {"onedl-mmcv", "onedl-mmengine", "onedl-mmsegmentation"},
@@ -128,17 +132,35 @@ def _unusable(name: str, error: Exception) -> type:
 
 
 def name_packages() -> None:
-    """Let `_base_ = "mmseg::..."` find the configs of an mmseg of another distribution's name.
+    """Let `_base_` find `"mmseg::..."` on both stacks, and `"mmseg_tome::NAME"`, ours by name.
 
     mmengine looks packages up by the official distributions' names, and where there is no such
-    distribution by the name that is imported.
+    distribution by the name that is imported. Of packages that it does not list it reads nothing.
     """
+    stock = Config._get_cfg_path
+    if getattr(stock, "func", None) is not _config_path:
+        Config._get_cfg_path = staticmethod(functools.partial(_config_path, stock))
     for module, distribution in list(MODULE2PACKAGE.items()):
         try:
             metadata.distribution(distribution)
         except metadata.PackageNotFoundError:
             if module in PACKAGES and find_spec(module) is not None:
                 MODULE2PACKAGE[module] = module
+
+
+def _config_path(
+    stock: Callable[[str, str], tuple[str, str | None]], path: str, filename: str
+) -> tuple[str, str | None]:
+    """Where a `_base_` lies, and the scope of its classes: none for ours, which name mmseg's."""
+    package, _, name = path.rpartition("::")
+    if package != "mmseg_tome":
+        return stock(path, filename)
+    name = name.removesuffix(".py")
+    found = CONFIGS / f"{name}.py"  # which also finds the parts in `_base_`
+    found = found if found.is_file() else Path(find_config(f"configs/{name}"))
+    if not found.is_file():
+        raise FileNotFoundError(None, "", f"{path} does not exist{nearest_configs(name)}")
+    return str(found), None
 
 
 def _normalised(distribution: str | None) -> str:
@@ -150,7 +172,8 @@ def _import_mm_packages() -> set[str]:
     importable = set()
     # One stack prints that it does without a package of its own.
     with stand_ins(OPTIONAL), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", message="Fail to import ``MultiScaleDeformable")
+        for message in ("Fail to import ``MultiScaleDeformable", "pkg_resources is deprecated"):
+            warnings.filterwarnings("ignore", message=message)
         for package in PACKAGES:
             if find_spec(package) is None:
                 continue
@@ -167,6 +190,9 @@ def _import_mm_packages() -> set[str]:
 
 installed_stack()
 
-from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402  (there is an mm stack)
+with warnings.catch_warnings():  # one stack's mmengine is told that a package of its is old
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    from mmengine.config import Config  # (there is an mm stack)
+    from mmengine.config.utils import MODULE2PACKAGE
 
 _importable = _import_mm_packages()

@@ -230,7 +230,8 @@ def _explained(path: str, error: Exception) -> str:
     where = "" if Path(file).absolute() == Path(path).absolute() else f"in {file}: "
     if isinstance(error, FileNotFoundError):
         missing = error.filename or str(error).partition('"')[2].partition('"')[0] or file
-        return f"{where if missing != file else ''}_base_ {missing} does not exist"
+        said = missing if "does not exist" in str(missing) else f"{missing} does not exist"
+        return f"{where if missing != file else ''}_base_ {said}"
     if isinstance(error, SyntaxError):
         return f"{where}{error.msg} (line {error.lineno})"
     lines = [line for frame, line in frames if frame.f_code.co_filename == file]

@@ -112,6 +112,8 @@ def only_one(
 ) -> Iterator[int | None]:
     """Hold a folder, which is made if it is not there, or a file in it against other processes.
 
+    A folder that was made and in which nothing was written goes at the end.
+
     Gives the lock's file descriptor: a child that inherits it holds the lock, too, as long as it
     lives. Where the file system has no locks, nothing is held and it is None.
 
@@ -126,7 +128,7 @@ def only_one(
     from filelock import FileLock, Timeout  # not above: for `--help`
 
     path = Path(folder) / (f".{file}{LOCK}" if file else LOCK)
-    lock = FileLock(path, thread_local=False)
+    lock, was_there = FileLock(path, thread_local=False), path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=patience)
@@ -144,6 +146,8 @@ def only_one(
         if lock.is_locked:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
+                if not was_there:
+                    path.parent.rmdir()  # fails, unless it is empty
             lock.release()
 
 

@@ -127,7 +127,6 @@ def test_configs_of_the_mm_packages_are_found_on_both_stacks(package, base, tmp_
         "infer.py photo.jpg --model exported.onnx --out out",
         "visualize_merging.py photo.jpg --config config.py --out out",
         "export.py --config config.py --out out.onnx",
-        "convert_checkpoint.py a.pth b.pth",
         "benchmark_export.py --config config.py --size 64x64",
     ],
 )

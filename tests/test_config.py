@@ -40,6 +40,11 @@ def refusal(path: str, options: dict | None = None) -> str:
     ("text", "message"),
     [
         ("_base_ = 'nowhere.py'", "_base_ {folder}/nowhere.py does not exist"),
+        (
+            "_base_ = 'mmseg_tome::segformerpp_qualty_ade20k.py'",
+            "_base_ mmseg_tome::segformerpp_qualty_ade20k.py does not exist; is it "
+            "segformerpp_quality_ade20k",
+        ),
         ("_base_ = ['good.py', 'bad.py']", "in {folder}/bad.py: '(' was never closed (line 3)"),
         ("_base_ = 'name.py'", "in {folder}/name.py: NameError: name 'hd' is not defined (line 2)"),
         ("\n\nmodel = dict(\n", "mine.py: '(' was never closed (line 3)"),
@@ -138,3 +143,23 @@ def test_every_config_is_read(repo):
         assert read_config_file(str(path), {"model.backbone.tome_cfg": "hq"}).model.type
     assert isinstance(read_config_file(str(path)), Config)
     assert Path(path).is_file()
+
+
+@pytest.mark.parametrize(
+    "name", ["b0/segformerpp_b0_fast_ade20k.py", "segformerpp_b0_fast_ade20k", "b0/fast.py"]
+)
+def test_a_base_of_ours_by_name_from_any_folder(repo, write, name, monkeypatch, tmp_path):
+    """The scope of classes stays mmseg's, which mmengine's own reading of `::` would change."""
+    monkeypatch.chdir(tmp_path)
+    mine = write(f"_base_ = 'mmseg_tome::{name}'\nwork_dir = 'here'")
+    if name == "b0/fast.py":
+        assert "does not exist" in refusal(mine)
+        return
+    cfg = read_config_file(mine).to_dict()
+    assert cfg.pop("work_dir") == "here"
+    assert cfg == read_config_file(repo / "configs/b0/segformerpp_b0_fast_ade20k.py").to_dict()
+
+
+def test_a_part_of_ours_as_base(write):
+    mine = write("_base_ = 'mmseg_tome::_base_/models/segformer_mit_b1.py'")
+    assert read_config_file(mine).model.backbone.embed_dims == 64

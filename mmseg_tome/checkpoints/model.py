@@ -89,7 +89,10 @@ def find_keypoints(cfg: Config) -> dict:
     from mmpose.datasets.datasets.utils import parse_pose_metainfo
 
     coco = dict(from_file="configs/_base_/datasets/coco.py")
-    return dataset_meta_from_config(cfg, "train") or parse_pose_metainfo(coco)
+    with warnings.catch_warnings():
+        # Found in mmpose wherever one stands, which is what is meant.
+        warnings.filterwarnings("ignore", message="The metainfo config file")
+        return dataset_meta_from_config(cfg, "train") or parse_pose_metainfo(coco)
 
 
 def find_classes(meta: dict, cfg: Config, number: int) -> dict:

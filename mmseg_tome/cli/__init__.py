@@ -5,6 +5,7 @@ A module a command, which reads the command line and only then imports what does
 
 from __future__ import annotations
 
+import difflib
 import multiprocessing
 import sys
 from collections.abc import Sequence
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if name not in COMMANDS:
-        what = f"there is no command {name!r}" if name else "which command?"
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; is it {close[0]}?" if close else ""
+        what = f"there is no command {name!r}{hint}" if name else "which command?"
         print(f"{usage()}\n\nerror: {what}", file=sys.stderr)
         return 2
     sys.argv = [f"mmseg-tome {name}", *rest]  # the name that its help shows

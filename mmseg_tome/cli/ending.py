@@ -7,6 +7,7 @@ import errno
 import gc
 import inspect
 import logging
+import os
 import re
 import sys
 import traceback
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from types import FrameType
 
-from mmseg_tome.errors import UserError
+from mmseg_tome.errors import MMStackError, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -46,7 +47,12 @@ def run(
     logging.raiseExceptions = False  # a log that a full disk does not take, in a traceback a line
     name = f"{tool}: " if tool else ""
     try:
-        return work() or 0
+        code = work() or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if (message := explain(error)) is None:
             raise
@@ -112,7 +118,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return _one_line(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("mmseg_tome"):
-        return str(error)
+        return _no_stack(error) or str(error)
     if isinstance(error, OSError) and error.errno in MENDABLE:
         place = f" {error.filename}" if error.filename else ""
         return f"cannot read or write{place}: {error.strerror}"
@@ -124,6 +130,19 @@ def explain(error: BaseException) -> str | None:
         return str(empty)
     if isinstance(error, (TypeError, KeyError)):
         return _misspelt(error)
+    return None
+
+
+def _no_stack(error: ModuleNotFoundError) -> str | None:
+    """What to install, if what is missing is the mm stack."""
+    if (error.name or "").partition(".")[0] not in ("mmengine", "mmcv", "mmseg"):
+        return None
+    try:
+        import mmseg_tome.compat  # noqa: F401  (says so itself)
+    except MMStackError as missing:
+        return _one_line(missing)
+    except ImportError:
+        pass
     return None
 
 

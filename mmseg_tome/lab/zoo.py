@@ -361,6 +361,19 @@ TITLES = {
     "coco": "COCO keypoints: MiT-B5, 384x288, given boxes",
     "jbd": "Jump-Broadcast keypoints: MiT-B5, 640x480",
 }
+WITHOUT = """
+These configs are in none of the tables above: no weights are published for them as they stand.
+Train them by `mmseg-tome train NAME`.
+
+| configs | why |
+| --- | --- |
+| `b0/segformerpp_b0_{preset}_coco`, `..._jbd` | pose on B0: the authors published B5 alone |
+| `camvid/segformerpp_{b0,b1,b2}_{preset}_camvid...` | for [our own tables](results/accuracy.md) |
+| `pvt/{pvt_s,pvtv2_b2}_{preset}_coco` | MMPose's weights are for 256x192, these for 384x288 |
+| `demo/segformerpp_{preset}_demo`, `..._demo_pose` | `make demo` and `make demo-pose` train them |
+"""
+"""Configs that `find_models` gives nothing for, and why."""
+
 NOTES = {
     "cityscapes": "mIoU, one scale (in brackets: several scales and flips). "
     "`segformerpp_{preset}_cityscapes_whole` are the same models, tested on whole images of "
@@ -389,7 +402,7 @@ def _page(models: list[Model]) -> str:
         parts += [f"## {title}", NOTES[dataset], "\n".join(lines)]
         if not pose:
             parts += [f"**Other sizes, {DATASETS[dataset]}**", _sizes(models, dataset)]
-    parts += ["## Other backbones", _others(models)]
+    parts += ["## Other backbones", _others(models), "## Without public weights", WITHOUT]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

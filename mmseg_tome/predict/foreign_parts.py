@@ -9,7 +9,7 @@ import importlib
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-from mmseg_tome import compat
+from mmseg_tome import compat, registry  # noqa: F401  (ours are children of mmengine's)
 from mmseg_tome.errors import UserError
 
 SCOPES = ("mmcv", "mmengine", "mmseg", "mmpose", "mmseg_tome")
@@ -70,7 +70,7 @@ def _is_registered(name) -> bool:
     scope, dot, key = name.rpartition(".")
     if dot and scope not in SCOPES:
         return False
-    return any(key in registry.module_dict for registry in _registries())
+    return any(key in each.module_dict for each in _registries())
 
 
 def _registries() -> list[Registry]:
@@ -83,7 +83,7 @@ def _registries() -> list[Registry]:
         from mmpose.registry import KEYPOINT_CODECS
 
         found.append(KEYPOINT_CODECS)
-    found += [child for registry in found for child in registry.children.values()]
-    for registry in found:
-        registry.import_from_location()
+    found += [child for each in found for child in each.children.values()]
+    for each in found:
+        each.import_from_location()
     return found

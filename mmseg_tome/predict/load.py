@@ -199,7 +199,7 @@ class Predictor:
             The result; for a list a list, in its order.
 
         Raises:
-            UserError: A path is no image, or boxes do not fit.
+            UserError: A path is no image, an array is not uint8, or boxes do not fit.
             UnreadableError: A file is damaged.
             ModelInputError: An image is too small for the network, or has other channels.
         """
@@ -229,6 +229,8 @@ class Predictor:
                 f"image {number} must be a path, a PIL image or an array [H, W, 3], got "
                 f"{f'an array {list(image.shape)}' if hasattr(image, 'shape') else type(image)}"
             )
+        if image.dtype != np.uint8:
+            raise UserError(f"image {number} must be uint8 of 0 to 255, got {image.dtype}")
         return Item(
             Source(Path(f"image_{number}"), f"{number}", False), np.ascontiguousarray(image)
         )

@@ -37,7 +37,8 @@ def test_every_command_has_a_module_and_a_tool(repo):
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"), [([], 2, "which command"), (["trian"], 2, "no command 'trian'")]
+    ("argv", "code", "said"),
+    [([], 2, "which command"), (["trian"], 2, "no command 'trian'; is it train?")],
 )
 def test_without_a_command(argv, code, said, capsys):
     assert cli.main(argv) == code

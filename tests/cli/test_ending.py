@@ -1,5 +1,9 @@
 """What a tool says of an error: a line for what its user can mend, nothing for a bug."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from mmengine.registry import Registry
 
@@ -75,3 +79,13 @@ def test_with_and_without_a_name_the_line_is_the_same(error, capsys):
 
     assert run(work) == run(work, "tool.py") == 2
     assert capsys.readouterr().err == "error: one two\ntool.py: error: one two\n"
+
+
+def test_a_reader_that_has_read_enough(repo):
+    """`mmseg-tome configs | head -1` ends without a traceback."""
+    command = [sys.executable, "-m", "mmseg_tome", "configs"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=repo)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -57,6 +57,16 @@ def test_names_are_unique_and_configs_are_there(entries):
             assert file in re.sub(r'"\s+"', "", text)
 
 
+def test_every_config_is_listed_or_has_a_reason(entries, made):
+    listed = {entry["Config"] for entry in entries}
+    files = (REPO / "configs").rglob("*.py")
+    paths = [path.relative_to(REPO) for path in files if "_base_" not in path.parts]
+    others = [path for path in paths if path.as_posix() not in listed]
+    reason = re.compile(r"configs/(camvid|demo|pvt)/|configs/b0/\w+_(coco|jbd).py")
+    assert [path for path in others if not reason.match(path.as_posix())] == []
+    assert "## Without public weights" in made[zoo.PAGE]
+
+
 @pytest.mark.parametrize(
     "name",
     ["segformerpp_hq_coco", "b0/segformerpp_b0_fast_ade20k", "demo/segformerpp_hq_demo"],

@@ -80,6 +80,7 @@ def test_images_of_any_kind_are_the_same_image(predictor, picture):
     [
         ("nowhere.png", "nowhere.png does not exist"),
         (".", "is a folder"),
+        (np.zeros((64, 64, 3)), "image 0 must be uint8 of 0 to 255, got float64"),
         (3, "image 0 must be a path, a PIL image or an array [H, W, 3], got <class 'int'>"),
         (np.zeros((2, 8, 8, 3), np.uint8), "got an array [2, 8, 8, 3]"),
         (np.zeros((96, 128), np.uint8), "the model takes images of 3 channels"),
