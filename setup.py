@@ -100,6 +100,8 @@ setup(
         "executorch": ["executorch>=1.5.1"],
         # tools/tune.py.
         "tune": ["optuna", "matplotlib", "rich"],
+        # tools/explore.py.
+        "explore": ["gradio>=6.10", "matplotlib"],
         # mmseg_tome.huggingface.
         "huggingface": ["transformers>=4.57"],
         # The documentation's site.

@@ -26,6 +26,7 @@ COMMANDS = {
     "benchmark-huggingface": "Time a Hugging Face SegFormer with and without merging.",
     "reproduce": "Measure a table of the paper again.",
     "visualize": "Draw what merges in images, and what that changes.",
+    "explore": "See in a browser what merges in your images, and what that changes.",
     "check-kernels": "Check and time the Triton kernels against their torch twins.",
     "convert-camvid": "Convert the public CamVid release to the layout that configs read.",
 }

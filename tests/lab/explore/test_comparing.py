@@ -1,0 +1,153 @@
+"""One image without and with merging: the page's pictures and numbers, without a page."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmseg_tome
+from mmseg_tome import compat
+from mmseg_tome.errors import UserError
+from mmseg_tome.lab.explore.comparing import Explorer
+from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
+from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.runtime.merging_switch import merging_of, set_merging
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def result(explorer, street):
+    return explorer.compare(street, "fast")
+
+
+def test_numbers_and_pictures_are_of_the_same_predictions(explorer, street, result):
+    from mmseg.apis import inference_model
+
+    labels = []
+    for tome_cfg in (None, "fast"):
+        set_merging(explorer.model, tome_cfg)
+        labels.append(inference_model(explorer.model, street[..., ::-1]).pred_sem_seg.data[0])
+    changed = (labels[0] != labels[1]).numpy()
+    assert 0 < changed.mean() < 1
+    assert result.agreement == pytest.approx(1 - changed.mean())
+    assert f"{100 * changed.mean():.2f} %" in result.summary
+    pictures = (result.image, result.plain, result.merged, result.difference)
+    assert {each.shape for each in pictures} == {(128, 256, 3)}
+    assert np.array_equal(result.image, street)
+    marked = (result.difference.astype(int).max(-1) - result.difference.min(-1)) > 60
+    assert np.array_equal(marked, changed)
+    assert min(result.ms) > 0
+    assert result.rounds >= 1
+
+
+def test_tokens_kept_are_those_of_the_strategies(result):
+    grids = [(4, 8), (4, 8), (8, 16), (4, 8)]
+    expected = [
+        (strategy.num_slots(grid), grid[0] * grid[1])
+        for stage, grid in zip(parse_tome_cfg("fast"), grids, strict=True)
+        for strategy in stage[:2]
+        if strategy.num_slots(grid) < grid[0] * grid[1]
+    ]
+    assert [tuple(kept[1:]) for kept in result.kept] == expected
+    assert list(result.groups) == ["stage1_kv", "stage2_kv", "stage3_q", "stage4_q"]
+
+
+def test_groups_are_those_of_the_tokens(result):
+    view = result.groups["stage3_q"]
+    slots = view.stage.groups[4::16, 4::16][: view.grid[0], : view.grid[1]]
+    assert len(np.unique(view.stage.groups)) == view.stage.kept
+    assert slots.shape == view.grid
+
+
+def test_nothing_merges(explorer, street):
+    result = explorer.compare(street, None)
+    assert (result.agreement, result.groups, result.kept) == (1, {}, [])
+
+
+def test_the_unmerged_prediction_is_made_once_an_image(tiny, street, monkeypatch):
+    predictor = mmseg_tome.load(tiny / "tiny.py", weights=tiny / "0.pth", device="cpu")
+    explorer = Explorer(predictor, "tiny", 256)
+    runs = []
+    predict = explorer._predict
+    monkeypatch.setattr(explorer, "_predict", lambda image: runs.append(0) or predict(image))
+    monkeypatch.setattr(explorer, "_time", lambda image, tome_cfg: (1.0, 1.0, 1))
+    first = explorer.compare(street, "hq")
+    assert len(runs) == 2
+    second = explorer.compare(street, "fast")
+    assert len(runs) == 3
+    assert np.array_equal(first.plain, second.plain)
+    explorer.compare(street[:, ::-1], "fast")
+    assert len(runs) == 5
+
+
+def test_it_says_what_it_does(explorer, street):
+    told = []
+    explorer.compare(street, "n2d", lambda share, what: told.append((share, what)))
+    assert [what for _, what in told] == [
+        "predicting with merging",
+        "predicting without merging",
+        "measuring both in turns",
+        "drawing",
+    ]
+    assert told == sorted(told)
+
+
+def test_a_large_image_is_reduced(explorer, street):
+    result = explorer.compare(np.kron(street, np.ones((3, 3, 1), np.uint8)), "hq")
+    assert result.image.shape == (128, 256, 3)
+
+
+def test_an_image_that_is_too_small(explorer):
+    with pytest.raises(ModelInputError):
+        explorer.compare(np.zeros((2, 256, 3), np.uint8), "hq")
+
+
+def test_an_unreadable_tome_cfg_leaves_the_model(explorer, street):
+    explorer.compare(street, "hq")
+    before = merging_of(explorer.model.backbone)
+    with pytest.raises(TomeConfigError):
+        explorer.compare(street, [{"q": {"mode": "bsm"}}] * 4)
+    assert merging_of(explorer.model.backbone) == before
+
+
+def test_the_network_sees_the_images_own_size(result, street):
+    """The config's test pipeline would enlarge it."""
+    assert result.groups["stage3_q"].image.shape == street.shape
+
+
+def test_a_backbone_that_merges_nothing():
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(1, 1)
+    predictor = SimpleNamespace(model=model, task="segmentation", names=["a"])
+    with pytest.raises(UserError, match="tiny, Linear, merges no tokens"):
+        Explorer(predictor, "tiny")
+
+
+def test_a_model_without_a_class_list(explorer, monkeypatch):
+    assert explorer.notes == ""
+    monkeypatch.setattr(explorer.predictor, "names", [f"class {i}" for i in range(11)])
+    assert "names no classes" in Explorer(explorer.predictor, "tiny").notes
+
+
+@pytest.mark.skipif(not compat.has("mmpose"), reason="needs mmpose")
+def test_keypoints_of_both(repo, tmp_path):
+    from mmseg_tome.lab.explore.page import scene
+
+    cfg = Config.fromfile(repo / "configs/demo/segformerpp_hq_demo_pose.py")
+    cfg.dump(tmp_path / "pose.py")
+    from mmseg_tome.checkpoints.model import load_model
+
+    model = load_model(cfg, None)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "pose.pth")
+    predictor = mmseg_tome.load(tmp_path / "pose.py", tmp_path / "pose.pth", device="cpu")
+    result = Explorer(predictor, "pose", 256).compare(scene(0, "pose"), "fast")
+    assert result.agreement is None
+    assert result.plain.shape == result.merged.shape == result.difference.shape
+    assert list(result.groups) == ["stage1_kv", "stage2_kv", "stage3_q", "stage4_q"]
+    assert "keypoint" in result.summary

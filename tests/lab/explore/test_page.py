@@ -1,0 +1,293 @@
+"""The page in a headless browser, as a visitor uses it."""
+
+import json
+import shutil
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MISSING = [name for name in ("gradio", "selenium") if find_spec(name) is None]
+MISSING += [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
+]
+WAIT = 40  # seconds, for machines that do other things, too
+
+
+@pytest.fixture(scope="module")
+def page(explorer):
+    from mmseg_tome.lab.explore.page import build
+
+    page, options = build(explorer)
+    page.launch(server_name="127.0.0.1", prevent_thread_lock=True, **options)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def address(page) -> str:
+    return page.local_url
+
+
+@pytest.fixture(scope="module")
+def change(page) -> tuple[int, list]:
+    """Number of what happens when an image changes, and what it is given besides."""
+    events = page.fns.items()
+    number, event = next(e for e in events if any(kind == "change" for _, kind in e[1].targets))
+    return number, [getattr(each, "value", None) for each in event.inputs[1:]]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1440,1400",
+                     "--disable-dev-shm-usage", "--disable-background-networking"):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+    driver.set_script_timeout(WAIT)
+    yield driver
+    driver.quit()
+
+
+class Visitor:
+    """What a visitor does and sees."""
+
+    def __init__(self, driver, address: str):
+        self.driver, self.address = driver, address
+        self.driver.get(address)
+        self.until(lambda: "Choose an image" in self.text("status"))
+
+    def until(self, condition):
+        """Wait for a condition and return what it gives."""
+        from selenium.common.exceptions import WebDriverException
+
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            with suppress(WebDriverException, IndexError):
+                if found := condition():
+                    return found
+            time.sleep(0.1)
+        raise AssertionError(f"waited in vain; the page says {self.text('status')!r}")
+
+    def find(self, css: str):
+        from selenium.webdriver.common.by import By
+
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def text(self, place: str) -> str:
+        return "".join(each.text for each in self.find(f"#{place}"))
+
+    def source(self, place: str) -> str:
+        """Address of a picture that is shown."""
+        shown = [each.get_attribute("src") for each in self.find(f"#{place} img")]
+        return " ".join(filter(None, shown))
+
+    def choose(self, place: str, text: str) -> None:
+        """Take an entry of a list, with the keyboard."""
+        from selenium.webdriver.common.keys import Keys
+
+        (field,) = self.find(f"#{place} input")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", field)
+        field.click()
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(text)
+        self.until(lambda: [e for e in self.find("ul[role=listbox] li") if text in e.text])
+        field.send_keys(Keys.ENTER)
+
+    def drop(self, path) -> None:
+        """Give the page an image file."""
+        for clear in self.find("#photo button[aria-label='Clear']"):
+            self.driver.execute_script("arguments[0].click()", clear)
+            self.until(lambda: "Choose an image" in self.text("status"))
+        field = self.until(lambda: self.find("#photo input[type=file]"))[0]
+        field.send_keys(str(path))
+
+    def value(self, place: str) -> str:
+        return self.find(f"#{place} input")[0].get_attribute("value")
+
+    def code(self) -> str:
+        return self.text("tome-cfg").replace("\u00a0", " ")
+
+    def requests(self) -> list[str]:
+        """Addresses that the browser asked since the last look."""
+        events = [
+            json.loads(each["message"])["message"] for each in self.driver.get_log("performance")
+        ]
+        return [
+            each["params"]["request"]["url"]
+            for each in events
+            if each["method"] == "Network.requestWillBeSent"
+        ]
+
+
+@pytest.fixture
+def visitor(browser, address) -> Visitor:
+    return Visitor(browser, address)
+
+
+@pytest.fixture
+def photo(street, tmp_path):
+    Image.fromarray(street).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_a_visit(visitor, photo):
+    visitor.drop(photo)
+    visitor.until(lambda: "changes the class of" in visitor.text("status"))
+    numbers = visitor.text("numbers")
+    assert "pixels that keep their class" in numbers
+    assert "tokens kept, stage 3: queries" in numbers
+    assert 'tome_cfg="hq"' in visitor.code()
+    assert len(visitor.source("compared").split()) == 2
+
+    visitor.choose("preset", "fast")
+    visitor.until(lambda: 'tome_cfg="fast"' in visitor.code())
+    assert visitor.text("numbers") != numbers
+
+    visitor.find("#stages > button")[0].click()
+    (ratio,) = visitor.until(lambda: visitor.find("#s1-kv-ratio input[type=number]"))
+    assert ratio.get_attribute("value") == "0.9"
+    visitor.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", ratio)
+    ratio.send_keys("\ue009a")  # control-a
+    ratio.send_keys("0.5", "\ue004")  # and tab
+    visitor.until(lambda: "ratio=0.5" in visitor.code())
+    visitor.until(lambda: visitor.value("preset") == "own")
+    assert "stride=(4, 4)" in visitor.code()
+
+    assert "kept" in visitor.text("token")
+    before = visitor.source("groups")
+    picture = visitor.until(lambda: visitor.find("#groups img"))[0]
+    visitor.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+    picture.click()
+    visitor.until(lambda: "The token in row" in visitor.text("token"))
+    visitor.until(lambda: visitor.source("groups") != before)
+    visitor.until(lambda: visitor.value("row").isdecimal())
+
+    before = visitor.source("groups")
+    visitor.find("#zoom input")[2].click()
+    visitor.until(lambda: visitor.source("groups") != before)
+    before = visitor.source("groups")
+    visitor.find("#view input")[1].click()
+    visitor.until(lambda: visitor.source("groups") != before)
+
+    asked = visitor.requests()
+    assert asked
+    away = [url for url in asked if not url.startswith((visitor.address, "data:", "blob:"))]
+    assert away == []
+
+
+def test_the_copy_button_copies(visitor):
+    visitor.driver.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
+    )
+    (button,) = visitor.until(lambda: visitor.find("#tome-cfg button[aria-label='Copy']"))
+    visitor.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+    script = "navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))"
+    visitor.until(lambda: visitor.driver.execute_async_script(script) == 'tome_cfg="hq"')
+
+
+def test_broken_uploads_do_not_end_it(visitor, photo, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    visitor.drop(tmp_path / "broken.png")
+    visitor.until(lambda: "not an image, or a damaged one" in visitor.text("status"))
+    visitor.drop(photo)
+    visitor.until(lambda: "changes the class of" in visitor.text("status"))
+
+
+def test_an_image_of_12000_pixels(visitor, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (60, 120, 3), np.uint8)
+    large = Image.fromarray(noise).resize((12_000, 6_000), Image.Resampling.NEAREST)
+    large.save(tmp_path / "large.jpg", quality=30)
+    visitor.drop(tmp_path / "large.jpg")
+    visitor.until(lambda: "changes the class of" in visitor.text("status"))
+
+
+def test_a_scene_of_the_demo(visitor):
+    visitor.choose("scene", "street 2")
+    visitor.until(lambda: "changes the class of" in visitor.text("status"))
+
+
+def test_every_field_has_a_name(visitor):
+    """For screen readers: a label, or aria-label."""
+    script = """return [...document.querySelectorAll('input, select, textarea, button')].filter(
+        e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.ariaLabel
+        && !e.title && !e.innerText.trim()).map(e => e.outerHTML.slice(0, 200))"""
+    assert visitor.driver.execute_script(script) == []
+
+
+class Session:
+    """A visitor without a browser: browsers keep no ten pages of one server open at once."""
+
+    def __init__(self, address: str, number: int, event: int, data: list):
+        import httpx
+
+        self.http = httpx.Client(base_url=f"{address.rstrip('/')}/gradio_api", timeout=WAIT)
+        self.wish = dict(data=data, fn_index=event, session_hash=f"session{number}")
+        self.http.post("/queue/join", json=self.wish).raise_for_status()
+
+    def answer(self) -> dict:
+        with self.http.stream("GET", "/queue/data", params=self.wish) as answer:
+            for line in answer.iter_lines():
+                if "process_completed" in line:
+                    return json.loads(line.removeprefix("data:"))
+        raise AssertionError("the answer ended early")
+
+
+def test_ten_visitors_at_once(address, change, photo):
+    import httpx
+
+    event, (stage, *controls) = change
+    with photo.open("rb") as file:
+        place = f"{address.rstrip('/')}/gradio_api/upload"
+        (path,) = httpx.post(place, files={"files": file}, timeout=WAIT).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    merging = [controls, ["none" if each == "bsm" else each for each in controls]]
+    sessions = [
+        Session(address, number, event, [image, stage, *merging[number % 2]])
+        for number in range(10)
+    ]
+    said = [session.answer()["output"]["data"][0] for session in sessions]
+    assert ["changes the class of 0.00 %" in each for each in said] == [False, True] * 5
+    assert len(set(said)) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/etc/hostname", "not uploaded by a user"),
+        ("http://127.0.0.1:1/a.png", "an address is no image"),
+    ],
+)
+def test_no_path_and_no_address_is_read(address, change, path, said):
+    event, given = change
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    answer = Session(address, len(path) + 100, event, [image, *given]).answer()
+    assert answer["success"] is False
+    assert said in str(answer)
+
+
+@pytest.mark.parametrize("width", [1440, 400])
+def test_nothing_is_cut_off(visitor, width, photo):
+    visitor.driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        dict(width=width, height=900, deviceScaleFactor=1, mobile=False),
+    )
+    try:
+        visitor.drop(photo)
+        visitor.until(lambda: "changes the class of" in visitor.text("status"))
+        wide = visitor.driver.execute_script("return document.documentElement.scrollWidth")
+        assert wide <= width
+    finally:
+        visitor.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
