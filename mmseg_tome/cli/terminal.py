@@ -63,6 +63,8 @@ def log_to_file(out, tables: bool) -> Iterator[None]:
         for logger, handler in replaced:
             shown = next(h for h in logger.handlers if isinstance(h, _Shown))
             logger.handlers[logger.handlers.index(shown)] = handler
+            if isinstance(handler.stream, _ToLog):  # of a logger that was made in the context
+                handler.setStream(sys.stdout)
 
 
 class _Shown(logging.Handler):

@@ -1,5 +1,6 @@
 import argparse
 import re
+import sys
 
 from mmseg_tome.cli import progress
 
@@ -24,3 +25,18 @@ def test_quiet_says_nothing_but_what_is_told(capsys, monkeypatch):
         advance(1)
         tell("error: b")
     assert capsys.readouterr().err == "error: b\n"
+
+
+def test_a_logger_that_was_made_meanwhile_prints_again_afterwards(tmp_path, capsys):
+    from mmengine.logging import MMLogger
+
+    from mmseg_tome.cli.terminal import log_to_file
+
+    with log_to_file(sys.stdout, tables=False):
+        logger = MMLogger.get_instance("of_this_test", log_file=str(tmp_path / "log"))
+        print("for the log")
+    logger.info("for the terminal")
+    said = capsys.readouterr().out
+    assert "for the terminal" in said
+    assert "for the log" not in said
+    assert "for the log" in (tmp_path / "log").read_text()
