@@ -81,6 +81,7 @@ def test_infer_runs_the_exported_segmentor(tool, segmenter, images, tmp_path, na
     assert (shown / found["images"][0]["overlay"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_file_for_any_size_runs_as_the_config_does(tool, segmenter, images, tmp_path):
     model, folder = tmp_path / "model.onnx", tmp_path / "images"
     folder.mkdir()

@@ -121,6 +121,7 @@ def test_training_goes_on(place, kill, tmp_path):
     kill(out, check, "train.py", place / "trained.py", "--work-dir", out, again=("--resume",))
 
 
+@pytest.mark.slow
 def test_infer_starts_clean(place, kill, tmp_path):
     def check(folder: Path, whole: bool) -> None:
         for path in visible(folder):
@@ -140,6 +141,7 @@ def test_infer_starts_clean(place, kill, tmp_path):
     kill(out, check, "infer.py", place / "data/images/val", *own, "--out", out)
 
 
+@pytest.mark.slow
 def test_export_starts_clean(place, kill, tmp_path):
     def check(path: Path, whole: bool) -> None:
         if path.exists() or whole:
@@ -167,6 +169,7 @@ def test_a_sweep_goes_on(place, kill, tmp_path):
     kill(out, check, "sweep.py", *model, "--vary", "downsample", "preset", "--out", out)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on(place, kill, tmp_path):
     pytest.importorskip("optuna")
 
@@ -251,6 +254,7 @@ def reproduce(repo, tmp_path) -> tuple:
     return (str(tool), "cityscapes-training", *own, *few, "--cfg-options", "randomness.seed=1")
 
 
+@pytest.mark.slow
 def test_reproduce_goes_on(reproduce, kill, tmp_path):
     steps = {"train", "test", "speed"}
 
@@ -318,8 +322,14 @@ def calls(place: Path, out: Path) -> list[tuple]:
     ]
 
 
+COMMANDS = [
+    pytest.param(number, id=name, marks=() if name in ("train", "export") else pytest.mark.slow)
+    for number, name in enumerate(("train", "infer", "export", "sweep", "draw"))
+]
+
+
 @pytest.mark.parametrize("options", ["size=8k", "ro"], ids=["full", "read-only"])
-@pytest.mark.parametrize("number", range(5), ids=["train", "infer", "export", "sweep", "draw"])
+@pytest.mark.parametrize("number", COMMANDS)
 def test_a_disk_that_takes_nothing_is_named_in_one_line(place, start, disk, options, number):
     folder = disk(options)
     process = start(*calls(place, folder)[number])
@@ -335,7 +345,7 @@ def test_a_disk_that_takes_nothing_is_named_in_one_line(place, start, disk, opti
     ] == []
 
 
-@pytest.mark.parametrize("number", range(5), ids=["train", "infer", "export", "sweep", "draw"])
+@pytest.mark.parametrize("number", COMMANDS)
 def test_two_processes_do_not_write_into_one_folder(place, start, tmp_path, number):
     call = calls(place, tmp_path)[number]
     out, file = call[-1], None

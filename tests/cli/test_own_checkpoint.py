@@ -64,6 +64,7 @@ def test_train_test_resume_infer_export(write_segmentor, run_tool, tmp_path):
     assert (tmp_path / "own.onnx").is_file()
 
 
+@pytest.mark.slow
 def test_joined_test_data_is_tested_and_exported(
     write_segmentor, run_tool, join_test_data, tmp_path
 ):

@@ -92,6 +92,7 @@ def test_testing_repeats_the_validation_of_the_training(trained, run_tool, confi
     assert len(list(shown.rglob("*.png")) + list(shown.rglob("*.jpg"))) == 12
 
 
+@pytest.mark.slow
 def test_two_processes_score_what_one_does_and_the_stock_tool_too(
     trained, run_tool, config, options, tmp_path
 ):

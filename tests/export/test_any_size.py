@@ -22,7 +22,7 @@ LOCAL = [
     [
         ("hq", ".onnx", False),
         ("hq", ".pt2", True),
-        (LOCAL, ".onnx", True),
+        pytest.param(LOCAL, ".onnx", True, marks=pytest.mark.slow),
     ],
 )
 def test_one_file_is_right_at_every_size(tiny, described, tmp_path, tome_cfg, ending, batch):

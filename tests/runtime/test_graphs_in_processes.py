@@ -11,7 +11,7 @@ import torch
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_losses_are_those_of_plain_passes(processes):
     """Also where gradients accumulate; starting processes takes longest, so both go in one."""
     gpus = torch.cuda.device_count()

@@ -334,7 +334,8 @@ def test_without_a_gpu_no_memory_is_watched(tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--models", "b9"], "unknown model 'b9'"),
-        (["--presets", "hq-turbo"], "unknown preset 'hq-turbo'"),
+        (["--presets", "best"], "unknown preset 'best'"),
+        (["--presets", "hq-turbo"], "there is no config configs/b0/segformerpp_b0_hq-turbo"),
         (["--gpus", "0"], "--gpus must be at least 1"),
         (
             ["--models", "b2", "--as-typed", "pose-coco"],

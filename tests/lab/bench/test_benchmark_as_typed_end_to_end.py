@@ -50,6 +50,7 @@ def test_testing_segmentation(measured):
     assert not found["runs"][0]["said"]  # nothing of ours runs in stock
 
 
+@pytest.mark.slow
 def test_training(measured):
     batch = ("--cfg-options", "train_dataloader.batch_size=2")
     found = measured("train", "--presets", "fast", "--iters", "4", *batch)
@@ -59,6 +60,7 @@ def test_training(measured):
     assert "/configs/" in found["runs"][0]["command"]
 
 
+@pytest.mark.slow
 def test_losses_on_a_cpu_are_the_same(measured):
     batch = ("--cfg-options", "train_dataloader.batch_size=2", "model.backbone.drop_path_rate=0.3")
     found = measured("losses", "--presets", "none", "--iters", "3", *batch)
@@ -69,6 +71,7 @@ def test_losses_on_a_cpu_are_the_same(measured):
     assert len(set(row["losses"]["eager"])) == 3
 
 
+@pytest.mark.slow
 def test_testing_pose(measured):
     pytest.importorskip("mmpose")
     found = measured(

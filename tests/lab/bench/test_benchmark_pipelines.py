@@ -186,6 +186,7 @@ def inductor():
         pytest.skip(f"inductor cannot compile here: {str(error).splitlines()[0]}")
 
 
+@pytest.mark.slow
 def test_the_compiled_stock_is_the_peer_compiled(model, inductor):
     """Of one stage: inductor is slow."""
     one = dict(num_stages=1, num_layers=[1], num_heads=[1], patch_sizes=[7], strides=[4])

@@ -16,7 +16,7 @@ from mmseg_tome.lab.demo import run
 from mmseg_tome.lab.demo.segmentation import Segmentation
 
 
-@pytest.fixture(params=["segmentation", "pose"])
+@pytest.fixture(params=["segmentation", pytest.param("pose", marks=pytest.mark.slow)])
 def task(request) -> run.Task:
     """Either demo, with a few scenes."""
     if not compat.has("mmpose" if request.param == "pose" else "mmseg"):
