@@ -154,6 +154,7 @@ def test_export_starts_clean(place, kill, tmp_path):
     kill(out, check, "export.py", *own, "--format", "torch-export", "--out", out)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(place, kill, tmp_path):
     def check(folder: Path, whole: bool) -> None:
         for path in visible(folder):
@@ -323,7 +324,7 @@ def calls(place: Path, out: Path) -> list[tuple]:
 
 
 COMMANDS = [
-    pytest.param(number, id=name, marks=() if name in ("train", "export") else pytest.mark.slow)
+    pytest.param(number, id=name, marks=() if name == "train" else pytest.mark.slow)
     for number, name in enumerate(("train", "infer", "export", "sweep", "draw"))
 ]
 

@@ -118,6 +118,7 @@ def test_the_stock_tool_trains(run_tool, config, options, tmp_path):
     assert (tmp_path / "epoch_1.pth").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_train_with_amp_and_udp(run_tool, config, options, tmp_path):
     codecs = ("train_dataloader.dataset.pipeline.6.encoder", "model.head.decoder")
     out = run_tool(

@@ -99,6 +99,7 @@ def test_merging_is_chosen_by_the_config_alone(trained, run_tool, camvid_options
     assert found[0] != found[1]
 
 
+@pytest.mark.slow
 def test_switches_are_named_entries_of_the_config_in_the_stock_tool_too(
     trained, run_tool, camvid_options, camvid_config
 ):
@@ -140,6 +141,7 @@ def test_a_config_that_only_names_our_backbone_scores_the_same(
     assert "mmseg_tome.CheckpointGuardHook" in dumped
 
 
+@pytest.mark.slow
 def test_two_processes_score_what_one_does(trained, run_tool, camvid_options, camvid_config):
     run_tool(
         "dist_test.sh", camvid_config, trained / "final.pth", 2,

@@ -21,7 +21,7 @@ LOCAL = [
     ("tome_cfg", "ending", "batch"),
     [
         ("hq", ".onnx", False),
-        ("hq", ".pt2", True),
+        pytest.param("hq", ".pt2", True, marks=pytest.mark.slow),
         pytest.param(LOCAL, ".onnx", True, marks=pytest.mark.slow),
     ],
 )

@@ -377,6 +377,7 @@ def test_without_tomesd(monkeypatch, capsys):
     assert "pip install tomesd, or leave out --fused-peer" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_of_the_script_is_one_line(repo):
     done = subprocess.run(
         [sys.executable, repo / "tools" / "benchmark.py", "--presets", "best"],
