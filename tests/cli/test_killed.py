@@ -358,4 +358,4 @@ def test_two_processes_do_not_write_into_one_folder(place, start, tmp_path, numb
     assert process.returncode == 2
     named = f"writes {call[-1]}" if file else f"writes into {out}"
     assert f"error: another process {named}" in said.strip().splitlines()[-1]
-    assert list(out.iterdir()) == []
+    assert list(out.glob("*")) == []
