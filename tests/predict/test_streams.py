@@ -25,6 +25,7 @@ class Camera:
     live = 0
     asked = 0
     ready: threading.Semaphore
+    over = False
 
     def __init__(self, address):
         assert address == 3
@@ -42,7 +43,7 @@ class Camera:
         if self.frames is not None and number >= self.frames:
             return False, None
         self.ready.acquire()
-        return True, np.full((4, 6, 3), number, np.uint8)
+        return not self.over, np.full((4, 6, 3), number, np.uint8)
 
     def release(self):
         type(self).live -= 1
@@ -60,7 +61,9 @@ def camera(monkeypatch):
 
     monkeypatch.setattr(cv2, "VideoCapture", Mine)
     monkeypatch.setattr(streams, "SECONDS", 0)
-    return Mine
+    yield Mine
+    Mine.over = True  # a reader that waits would keep the process from ending
+    Mine.ready.release(100)
 
 
 @pytest.fixture
