@@ -299,25 +299,29 @@ def camera(images, monkeypatch):
     """
     from mmseg_tome.predict import results, streams
 
-    real, add = cv2.VideoCapture, results.ResultsWriter.add
+    real, add, cameras = cv2.VideoCapture, results.ResultsWriter.add, []
 
     def make(frames: int, after=lambda taken: None) -> None:
-        found, taken = [Camera(images, frames)], itertools.count(1)
+        taken = itertools.count(1)
+        cameras.append(Camera(images, frames))
 
         def open_one(address):
-            return real(address) if address != 0 else found[0]
+            return real(address) if address != 0 else cameras[-1]
 
         def add_and_go_on(*args):
             add(*args)
             after(next(taken))
-            found[0].wanted.release()
+            cameras[-1].wanted.release()
 
         monkeypatch.setattr(cv2, "VideoCapture", open_one)
         monkeypatch.setattr(results.ResultsWriter, "add", add_and_go_on)
         monkeypatch.setattr(streams, "SECONDS", 0)
         monkeypatch.setattr(streams, "TRIES", 0)
 
-    return make
+    yield make
+    for each in cameras:  # a reader that waits would keep the process from ending
+        each.left = 0
+        each.wanted.release(9)
 
 
 def test_a_camera_until_it_ends(infer, camera, segmenter, images, tmp_path):
