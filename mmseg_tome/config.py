@@ -153,6 +153,20 @@ def read_device(name: str) -> torch.device:
     return device
 
 
+def choose_device(name: str | None) -> str:
+    """The device of a name, or a GPU where there is one.
+
+    Raises:
+        UserError: As `read_device`.
+    """
+    if name is not None:
+        read_device(name)
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def read_size(text: str) -> tuple[int, int]:
     """`"1024x2048"` as height and width.
 

@@ -151,6 +151,28 @@ def write_segmentor(repo) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def hq_folder(write_segmentor, tmp_path_factory) -> Path:
+    """A folder with `tiny.py`, which merges by hq, `0.pth` and images `a` and `b`."""
+    from mmseg_tome import compat
+
+    if not compat.has("mmseg"):
+        pytest.skip("needs mmseg")
+    return write_segmentor(tmp_path_factory.mktemp("tiny"), "hq", "ab")
+
+
+@pytest.fixture(scope="session")
+def load_tiny(hq_folder) -> Callable:
+    """Load a predictor of `hq_folder`, each time a new one."""
+
+    def load():
+        import mmseg_tome
+
+        return mmseg_tome.load(hq_folder / "tiny.py", weights=hq_folder / "0.pth", device="cpu")
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def join_test_data() -> Callable[[Path, Path], Path]:
     """Write a config like another, whose test data is that config's, twice, as a ConcatDataset."""
 

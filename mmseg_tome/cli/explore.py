@@ -21,12 +21,11 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from mmseg_tome.cli import names, options
 from mmseg_tome.cli.ending import command, ignore_developer_warnings
-from mmseg_tome.config import TRUST_VARIABLE, read_config
+from mmseg_tome.config import TRUST_VARIABLE, choose_device
 from mmseg_tome.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         UserError: As `mmseg_tome.load`.
     """
     from mmseg_tome.merging import parse_tome_cfg
-    from mmseg_tome.predict.load import load
+    from mmseg_tome.predict.load import Predictor, load
 
     if args.preset is not None:
         parse_tome_cfg(args.preset)
@@ -92,10 +91,8 @@ def load_predictor(args: argparse.Namespace) -> Predictor:
         return load(args.config, args.checkpoint, args.preset, args.device)
     if not Path(args.config).is_file():
         raise UserError(f"--cfg-options are for a config, and {args.config} is none")
-    with TemporaryDirectory() as folder:
-        config = Path(folder) / Path(args.config).name
-        read_config(args).dump(config)
-        return load(config, args.checkpoint, None, args.device)
+    device = choose_device(args.device)
+    return Predictor(args.config, args.checkpoint, args.preset, device, args.cfg_options)
 
 
 main = command(parse_args, explore, when_interrupted="the page is closed")

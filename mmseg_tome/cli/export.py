@@ -99,7 +99,6 @@ def export(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace) -> None:
     """Write the file, once what it computes has been compared."""
-    import torch
     from rich.console import Console
 
     from mmseg_tome.checkpoints.model import load_model
@@ -134,8 +133,7 @@ def write(args: argparse.Namespace) -> None:
     )
     with status("running in torch"):
         inputs = compared_inputs(network.channels, size, args.dynamic_batch, least)
-        with torch.no_grad():
-            expected = {name: network(images).numpy() for name, images in inputs.items()}
+        expected = run_in_torch(network, inputs)
     with replacing(args.out) as temporary:
         with status("tracing and writing"):
             if args.half or program_of is None:
@@ -157,7 +155,6 @@ def write(args: argparse.Namespace) -> None:
 
 def write_web(args: argparse.Namespace) -> None:
     """Write the folder, once what its files compute has been compared."""
-    import torch
     from rich.console import Console
 
     from mmseg_tome.checkpoints.model import load_model
@@ -190,8 +187,7 @@ def write_web(args: argparse.Namespace) -> None:
                 metadata = describe(cfg, model, size, config=Path(args.config).name)
                 web_page.check_metadata(metadata)
                 inputs = compared_inputs(network.channels, size, False, 0)
-                with torch.no_grad():
-                    expected = {name: network(images).numpy() for name, images in inputs.items()}
+                expected = run_in_torch(network, inputs)
                 path = folder / "models" / f"{preset}.onnx"
                 onnx_file.write(trace(network, size, args)[0], path, metadata, args.opset)
                 found = compare(path, inputs, expected, metadata, args, f"{preset}, ")
@@ -200,6 +196,14 @@ def write_web(args: argparse.Namespace) -> None:
     total = sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file())
     print(f"{args.out}: {total / 2**20:.1f} MiB, {len(files)} presets, {size[0]}x{size[1]} pixels")
     print(f"python -m http.server --directory {args.out}  # shows it at http://localhost:8000")
+
+
+def run_in_torch(network: Network, inputs: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """What a network gives for each input, by its name."""
+    import torch
+
+    with torch.no_grad():
+        return {name: network(images).numpy() for name, images in inputs.items()}
 
 
 def compare(

@@ -52,10 +52,10 @@ from mmseg_tome.cli.progress import progress_bar
 from mmseg_tome.config import (
     NO_GPU,
     choose_checkpoint,
+    choose_device,
     is_pose,
     no_effect,
     read_config,
-    read_device,
     say,
 )
 from mmseg_tome.errors import UserError, first_line
@@ -197,20 +197,6 @@ def read_model(args: argparse.Namespace) -> tuple[Config, str]:
     return cfg, choose_checkpoint(args, cfg)
 
 
-def choose_device(name: str | None) -> str:
-    """The device to run on.
-
-    Raises:
-        UserError: It does not exist.
-    """
-    if name is None:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    read_device(name)
-    return name
-
-
 def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> Boxes | None:
     """The boxes of --boxes, if any.
 
@@ -234,23 +220,16 @@ def read_boxes(args: argparse.Namespace, cfg: Config, sources: list[Source]) -> 
 
 def build_predictor(args, cfg: Config, checkpoint: str, device: str, boxes: Boxes | None):
     """The predictor of the config's task."""
-    from mmseg_tome import compat
+    from mmseg_tome.predict import predictor_of
 
-    task = "pose" if is_pose(cfg) else "segmentation"
-    package = "mmpose" if task == "pose" else "mmseg"
-    if not compat.has(package):
-        raise UserError(f"this config needs {package}, which is not installed here")
     options = dict(batch_size=args.batch_size)
     if args.opacity is not None:
         options.update(opacity=args.opacity)
-    if task == "pose":
-        from mmseg_tome.predict.pose import PosePredictor
-
+    if is_pose(cfg):
         options.update(boxes=boxes, threshold=args.keypoint_threshold)
-        return PosePredictor(cfg, checkpoint, device, **options)
-    from mmseg_tome.predict.segmentation import SegmentationPredictor
-
-    return SegmentationPredictor(cfg, checkpoint, device, **options, with_labels=args.with_labels)
+    else:
+        options.update(with_labels=args.with_labels)
+    return predictor_of(cfg)(cfg, checkpoint, device, **options)
 
 
 def speed_up(args: argparse.Namespace, cfg: Config, predictor, gpu: bool) -> None:

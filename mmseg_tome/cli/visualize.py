@@ -33,11 +33,10 @@ from mmseg_tome.cli.infer import (
     EXIT_SOME_FAILED,
     add_pose,
     build_predictor,
-    choose_device,
     read_boxes,
 )
 from mmseg_tome.cli.progress import progress_bar
-from mmseg_tome.config import OURS, check_checkpoint, is_pose, read_config
+from mmseg_tome.config import OURS, check_checkpoint, choose_device, is_pose, read_config
 from mmseg_tome.errors import UserError, first_line
 from mmseg_tome.files import only_one
 

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from mmseg_tome import compat
 from mmseg_tome.checkpoints import convert
 from mmseg_tome.checkpoints.config_file import make_config_text
 from mmseg_tome.checkpoints.loading import load_from_local
@@ -20,13 +19,14 @@ from mmseg_tome.checkpoints.writing import write
 from mmseg_tome.config import (
     OURS,
     check_checkpoint,
+    choose_device,
     is_pose,
     read_config,
-    read_device,
 )
 from mmseg_tome.config_datasets import with_one_test_dataset
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
+from mmseg_tome.predict import predictor_of
 from mmseg_tome.predict.inputs import Item, Reader, Source, batches, find_sources
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.predict.zoo import find_model
@@ -67,11 +67,7 @@ def load(
         CheckpointError: The weights cannot be had, read, or do not fit; if they cannot be
             downloaded, the message says where to put the file.
     """
-    import torch
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    read_device(device)
+    device = choose_device(device)
     if _is_checkpoint(name):
         if weights is not None:
             raise UserError(f"{name} is a checkpoint: weights= goes with a config")
@@ -143,9 +139,15 @@ class Predictor:
     """
 
     def __init__(
-        self, config: str | Path, weights: str | Path | None, preset: str | None, device: str
+        self,
+        config: str | Path,
+        weights: str | Path | None,
+        preset: str | None,
+        device: str,
+        cfg_options: dict | None = None,
     ):
-        cfg = read_config(Namespace(config=str(config), cfg_options=None, trust_checkpoint=False))
+        args = dict(config=str(config), cfg_options=cfg_options, trust_checkpoint=False)
+        cfg = read_config(Namespace(**args))
         if preset is not None:
             backbone = cfg.model.get("backbone") or {}
             if not str(backbone.get("type")).startswith(OURS):
@@ -160,14 +162,7 @@ class Predictor:
         check_checkpoint(str(weights))
         cfg = with_one_test_dataset(cfg)
         self.task = "pose" if is_pose(cfg) else "segmentation"
-        package = "mmpose" if is_pose(cfg) else "mmseg"
-        if not compat.has(package):
-            raise UserError(f"this config needs {package}, which is not installed here")
-        if is_pose(cfg):
-            from mmseg_tome.predict.pose import PosePredictor as Kind
-        else:
-            from mmseg_tome.predict.segmentation import SegmentationPredictor as Kind
-        self._predictor = Kind(cfg, str(weights), device)
+        self._predictor = predictor_of(cfg)(cfg, str(weights), device)
         self._reader = Reader(cfg)
         self.model = self._predictor.model
         if device != "cpu":

@@ -25,6 +25,7 @@ def tool(monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code
         printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
         lines = [line.strip() for line in printed.err.splitlines()]
         return code, printed.out, [line for line in lines if line.startswith(said)]
 

@@ -3,7 +3,7 @@
 import json
 import os
 import pickle
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,7 +15,6 @@ from mmseg_tome import compat
 from mmseg_tome.checkpoints import Checkpoint
 from mmseg_tome.checkpoints.architecture import VARIANTS, Architecture, Head
 from mmseg_tome.checkpoints.writing import write, write_hugging_face
-from mmseg_tome.config import TRUST_VARIABLE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,22 +22,9 @@ NAMES = ("sky", "sea", "land")
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
-    """Run the tool; its exit code, what it printed, and the lines that name errors."""
-    monkeypatch.setenv(TRUST_VARIABLE, "0")
-
-    def run(*args, tool: str = "convert") -> tuple[int, str, list[str]]:
-        module = import_module(f"mmseg_tome.cli.{tool}")
-        try:
-            code = module.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        printed = capsys.readouterr()
-        errors = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-        assert "Traceback" not in printed.err
-        return code, printed.out, errors
-
-    return run
+def convert(tool):
+    """Run `convert`: its exit code, what it printed, and the lines that name errors."""
+    return partial(tool, "convert")
 
 
 @pytest.fixture
@@ -97,7 +83,7 @@ def test_inspect(convert, folder):
 
 @pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_converted_runs_in_one_step(convert, folder, tmp_path, suffix):
+def test_converted_runs_in_one_step(tool, convert, folder, tmp_path, suffix):
     out, config = tmp_path / f"out{suffix}", tmp_path / "configs" / "out.py"
     code, printed, _ = convert(folder, out, "--config", config)
     assert code == 0
@@ -107,7 +93,7 @@ def test_converted_runs_in_one_step(convert, folder, tmp_path, suffix):
     shrink = "test_dataloader.dataset.pipeline.1.scale=(96,64)"
     results = tmp_path / "results"
     args = (photo, "--config", config, "--out", results, "--cfg-options", shrink)
-    assert convert(*args, tool="infer")[0] == 0
+    assert tool("infer", *args)[0] == 0
     found = json.loads((results / "results.json").read_text())
     assert found["classes"] == list(NAMES)
 

@@ -20,29 +20,19 @@ needs_mmpose = pytest.mark.skipif(not compat.has("mmpose"), reason="needs mmpose
 
 
 @pytest.fixture(scope="module")
-def tiny(write_segmentor, tmp_path_factory) -> Path:
-    """A folder with `tiny.py`, which merges by hq, `0.pth` and images of CamVid's classes."""
-    if not compat.has("mmseg"):
-        pytest.skip("needs mmseg")
-    return write_segmentor(tmp_path_factory.mktemp("load"), "hq", "ab")
-
-
-@pytest.fixture(scope="module")
-def predictor(tiny):
-    import mmseg_tome
-
-    return mmseg_tome.load(tiny / "tiny.py", weights=tiny / "0.pth", device="cpu")
+def predictor(load_tiny):
+    return load_tiny()
 
 
 @pytest.fixture
-def picture(tiny) -> Path:
-    return tiny / "data/images/val/a.png"
+def picture(hq_folder) -> Path:
+    return hq_folder / "data/images/val/a.png"
 
 
-def test_a_prediction_is_that_of_infer(predictor, tiny, picture, tmp_path):
+def test_a_prediction_is_that_of_infer(predictor, hq_folder, picture, tmp_path):
     from mmseg_tome.cli.infer import main
 
-    given = ["--config", str(tiny / "tiny.py"), "--checkpoint", str(tiny / "0.pth")]
+    given = ["--config", str(hq_folder / "tiny.py"), "--checkpoint", str(hq_folder / "0.pth")]
     assert main([str(picture), *given, "--out", str(tmp_path), "--device", "cpu"]) == 0
     result = predictor.predict(picture)
     assert np.array_equal(result.labels, cv2.imread(str(tmp_path / "labels/a.png"), -1))
@@ -92,11 +82,11 @@ def test_images_that_are_none(predictor, image, message):
     assert message in str(caught.value)
 
 
-def test_presets(predictor, tiny, picture):
+def test_presets(predictor, hq_folder, picture):
     import mmseg_tome
 
     merged = predictor.predict(picture).labels
-    other = mmseg_tome.load(tiny / "tiny.py", tiny / "0.pth", preset="none", device="cpu")
+    other = mmseg_tome.load(hq_folder / "tiny.py", hq_folder / "0.pth", preset="none", device="cpu")
     plain = other.predict(picture).labels
     assert not np.array_equal(merged, plain)
     other.set_preset("hq")
@@ -106,23 +96,23 @@ def test_presets(predictor, tiny, picture):
     with pytest.raises(TomeConfigError, match="unknown preset 'hqq'"):
         other.set_preset("hqq")
     with pytest.raises(TomeConfigError, match="unknown preset 'hqq'"):
-        mmseg_tome.load(tiny / "tiny.py", tiny / "0.pth", preset="hqq", device="cpu")
+        mmseg_tome.load(hq_folder / "tiny.py", hq_folder / "0.pth", preset="hqq", device="cpu")
 
 
-def test_a_backbone_that_does_not_merge(tiny, tmp_path):
+def test_a_backbone_that_does_not_merge(hq_folder, tmp_path):
     import mmseg_tome
 
     config = tmp_path / "stock.py"
     config.write_text(
-        f"_base_ = {str(tiny / 'tiny.py')!r}\n"
+        f"_base_ = {str(hq_folder / 'tiny.py')!r}\n"
         "model = dict(backbone=dict(type='mmseg.MixVisionTransformer', _delete_=True))\n"
     )
     with pytest.raises(UserError, match=r"has no backbone that merges: preset='hq'"):
-        mmseg_tome.load(config, tiny / "0.pth", preset="hq")
+        mmseg_tome.load(config, hq_folder / "0.pth", preset="hq")
 
 
 @needs_mmseg
-def test_mistakes_end_in_a_line(tiny):
+def test_mistakes_end_in_a_line(hq_folder):
     import mmseg_tome
 
     def refusal(*args, **kwargs) -> str:
@@ -131,11 +121,13 @@ def test_mistakes_end_in_a_line(tiny):
         return str(caught.value)
 
     assert refusal("segformerpp_hq_coco_traned").endswith("is it segformerpp_hq_coco_trained?")
-    assert "no weights are published for tiny" in refusal(tiny / "tiny.py")
-    assert "checkpoint nowhere.pth does not exist" in refusal(tiny / "tiny.py", "nowhere.pth")
+    assert "no weights are published for tiny" in refusal(hq_folder / "tiny.py")
+    assert "checkpoint nowhere.pth does not exist" in refusal(hq_folder / "tiny.py", "nowhere.pth")
     assert "nowhere.pth does not exist" in refusal("nowhere.pth")
-    assert "goes with a config" in refusal(tiny / "0.pth", "other.pth")
-    assert "unknown device 'gpu'" in refusal(tiny / "tiny.py", tiny / "0.pth", device="gpu")
+    assert "goes with a config" in refusal(hq_folder / "0.pth", "other.pth")
+    assert "unknown device 'gpu'" in refusal(
+        hq_folder / "tiny.py", hq_folder / "0.pth", device="gpu"
+    )
 
 
 @needs_mmseg

@@ -74,6 +74,7 @@ def time_in_turns(
     device: torch.device,
     min_sample_s: float = 0.02,
     on_sample: Callable[[], None] = lambda: None,
+    seconds: float = math.inf,
 ) -> list[list[float]]:
     """Time every forward once per round, so that drift of the machine hits all alike.
 
@@ -82,13 +83,17 @@ def time_in_turns(
     warm up; one more untimed call here fixes the number of calls. A GPU has to be the current
     device, see `make_current`.
 
-    Returns ``rounds`` samples in milliseconds for each forward.
+    Returns ``rounds`` samples in milliseconds for each forward; fewer, but at least three, if they
+    take longer than ``seconds``.
     """
     sample = _sample_cuda if device.type == "cuda" else _sample_cpu
     samples: list[list[float]] = [[] for _ in forwards]
     calls = [math.ceil(min_sample_s * 1e3 / max(sample(f, 1), 1e-3)) or 1 for f in forwards]
+    end = time.perf_counter() + seconds
     with no_garbage_collection():
         for i in range(rounds):
+            if i >= 3 and time.perf_counter() > end:
+                break
             for j in range(len(forwards)):
                 k = (i + j) % len(forwards)
                 samples[k].append(sample(forwards[k], calls[k]))

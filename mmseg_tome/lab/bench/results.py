@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mmseg_tome.files import replacing
+from mmseg_tome.lab import output
 
 from . import breakdown, networks
 
@@ -171,5 +170,4 @@ def write_json(path: Path, env: dict, arguments: dict, rows: list[dict]) -> None
     if any(row["mode"] == "training" for row in rows):
         definitions["training"] = TRAINING_DEFINITIONS
     report = dict(environment=env, arguments=arguments, definitions=definitions, results=rows)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    output.write_json(path, report, indent=2)

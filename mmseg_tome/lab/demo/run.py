@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from mmseg_tome.checkpoints.model import load_model
 from mmseg_tome.config import read_config_file
 from mmseg_tome.config_names import find_config
 from mmseg_tome.errors import UserError
+from mmseg_tome.lab.bench.measure import time_in_turns
 from mmseg_tome.lab.demo.dataset import write_dataset
 from mmseg_tome.visualization import capture_slot_maps, draw_slots
 
@@ -183,21 +185,11 @@ def run_command(command: str, *arguments, label: str = "") -> None:
 
 @torch.inference_mode()
 def time_forward(models: dict[str, nn.Module], x: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Milliseconds of each network's fastest forward pass in so many rounds.
-
-    The models take turns, so that whatever else the machine does meets all of them. On a busy
-    machine there are fewer rounds, at least three.
-    """
-    fastest = dict.fromkeys(models, float("inf"))
-    start = time.perf_counter()
-    for number in range(rounds):
-        for variant, model in models.items():
-            before = time.perf_counter()
-            model(x, None, mode="tensor")
-            fastest[variant] = min(fastest[variant], time.perf_counter() - before)
-        if number >= 2 and time.perf_counter() - start > TIMING_SECONDS:
-            break
-    return {variant: round(1000 * seconds, 1) for variant, seconds in fastest.items()}
+    """Milliseconds of each network's fastest forward pass in so many rounds, fewer if busy."""
+    forwards = [partial(model, x, None, mode="tensor") for model in models.values()]
+    device = torch.device("cpu")
+    samples = time_in_turns(forwards, rounds, device, min_sample_s=0, seconds=TIMING_SECONDS)
+    return {variant: round(min(each), 1) for variant, each in zip(models, samples, strict=True)}
 
 
 @torch.inference_mode()

@@ -152,9 +152,7 @@ class Explorer:
             ModelInputError: The image is too small for the network.
         """
         image = self._reduced(image)
-        scope = DefaultScope.overwrite_default_scope(
-            self._scope
-        )  # other models may have set theirs
+        scope = DefaultScope.overwrite_default_scope(self._scope)  # another model may have set its
         with self._one_at_a_time, scope, suspended(self.model):
             tell(0.05, "predicting with merging")
             set_merging(self.model, tome_cfg)

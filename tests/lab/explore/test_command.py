@@ -56,15 +56,17 @@ def served(monkeypatch, *argv) -> tuple[Explorer, str, int | None]:
     return found[0]
 
 
-def test_a_config_is_served_to_this_machine_alone(tiny, monkeypatch):
-    explorer, host, port = served(monkeypatch, tiny / "tiny.py", tiny / "0.pth", "--device", "cpu")
+def test_a_config_is_served_to_this_machine_alone(hq_folder, monkeypatch):
+    explorer, host, port = served(
+        monkeypatch, hq_folder / "tiny.py", hq_folder / "0.pth", "--device", "cpu"
+    )
     assert (explorer.name, explorer.merging, host, port) == ("tiny", "hq", "127.0.0.1", None)
 
 
-def test_options_change_the_config(tiny, monkeypatch):
+def test_options_change_the_config(hq_folder, monkeypatch):
     options = ("--cfg-options", "model.test_cfg.mode=whole", "--preset", "fast", "--port", "8000")
     explorer, _, port = served(
-        monkeypatch, tiny / "tiny.py", tiny / "0.pth", "--device", "cpu", *options
+        monkeypatch, hq_folder / "tiny.py", hq_folder / "0.pth", "--device", "cpu", *options
     )
     assert explorer.model.test_cfg.mode == "whole"
     assert (explorer.merging, port) == ("fast", 8000)

@@ -67,9 +67,8 @@ def test_nothing_merges(explorer, street):
     assert (result.agreement, result.groups, result.kept) == (1, {}, [])
 
 
-def test_the_unmerged_prediction_is_made_once_an_image(tiny, street, monkeypatch):
-    predictor = mmseg_tome.load(tiny / "tiny.py", weights=tiny / "0.pth", device="cpu")
-    explorer = Explorer(predictor, "tiny", 256)
+def test_the_unmerged_prediction_is_made_once_an_image(load_tiny, street, monkeypatch):
+    explorer = Explorer(load_tiny(), "tiny", 256)
     runs = []
     predict = explorer._predict
     monkeypatch.setattr(explorer, "_predict", lambda image: runs.append(0) or predict(image))
