@@ -42,6 +42,7 @@ def train(args: argparse.Namespace) -> None:
     Raises:
         UserError: As `load_config` and `build_runner`, or options do not go together.
     """
+    check_checkpoint(args.checkpoint)  # at once: the mm packages take seconds to import
     options.see_only(args.device)
     from mmseg_tome import compat  # noqa: F401  before anything of the mm packages
     from mmseg_tome.cli import running, switches
