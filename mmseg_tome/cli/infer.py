@@ -277,6 +277,8 @@ def reuse_frames(args: argparse.Namespace, predictor) -> None:
     from mmseg_tome.runtime.frame_reuse import FrameReuse
 
     reuse, predict = FrameReuse(predictor.model, args.reuse_frames), predictor.predict
+    if not reuse.saves:
+        say("--reuse-frames saves nothing: this tome_cfg merges fixed windows, without matching")
 
     def predict_next(items: Sequence[Item]) -> list[Prediction]:
         (item,) = items

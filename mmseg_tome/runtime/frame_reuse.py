@@ -19,6 +19,9 @@ class FrameReuse:
         model: With a `backbone` that merges. One frame is run at a time.
         every: From one frame that matches to the next; 1 matches on all.
 
+    Attributes:
+        every: The same; may change before a video.
+
     Raises:
         UserError: `every` is less than 1.
         NothingMergesError: The model merges nothing.
@@ -30,13 +33,19 @@ class FrameReuse:
         self.backbone = unwrap(model).backbone
         self.every = every
         self.memory = SlotMemory()
-        self._mergers = [each for each in model.modules() if isinstance(each, TokenMerger)]
-        check_merges(model, self._mergers)
+        mergers = [each for each in model.modules() if isinstance(each, TokenMerger)]
+        check_merges(model, mergers)
+        self._mergers = [each for each in mergers if not each.strategy.by_grid]
         self._video: object = None
         self._count = 0
         for merger in self._mergers:
             merger.memory = self.memory
         self._hook = self.backbone.register_forward_pre_hook(self._before_pass)
+
+    @property
+    def saves(self) -> bool:
+        """Whether there is anything to keep: windows of the grid are found without matching."""
+        return self.every > 1 and bool(self._mergers)
 
     def before_frame(self, video: object | None) -> None:
         """To be called before a frame is run: of the same video as before, or a new one.
@@ -47,6 +56,7 @@ class FrameReuse:
         if video is None or video is not self._video:
             self._count = 0
         self._video = video
+        self.memory.keeping = self.saves
         self.memory.matching = self._count % self.every == 0
         self.memory.number = 0
         self._count += 1
@@ -56,10 +66,11 @@ class FrameReuse:
         self._hook.remove()
         for merger in self._mergers:
             merger.memory = None
+        self.backbone.graph_variant = None
         for part in graphed_parts(self.backbone):
-            part.variant = None
+            part.forget("inference")  # graphs that write to the memory
 
     def _before_pass(self, *_) -> None:
         self.memory.number += 1
-        for part in graphed_parts(self.backbone):
-            part.variant = (self.memory.matching, self.memory.number)
+        kind = (self.memory, self.memory.matching, self.memory.number)
+        self.backbone.graph_variant = kind if self.memory.keeping else None

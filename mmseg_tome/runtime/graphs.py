@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -60,11 +60,9 @@ class Graphed:
         patience: How often a kind of input runs plainly before it is captured.
         capture: Makes the replays; `CudaGraphs` unless a test brings its own.
 
-    Attributes:
-        variant: What else tells a kind of input from others: what the module does with it.
+    What a module does with its input is a part of the input's kind, too, where it has an attribute
+    `graph_variant`.
     """
-
-    variant: Hashable = None
 
     def __init__(
         self,
@@ -115,7 +113,7 @@ class Graphed:
         as_used = use in self.uses and self.module.training == (use == "training")
         if self.suspended or not as_used or not self.capture.takes(tensors):
             return self.function(*args)
-        key = (self.variant, *_kind(tensors, structure, use))
+        key = (self.module.__dict__.get("graph_variant"), *_kind(tensors, structure, use))
         with self.capture.lock:
             graph = self._graph(key, tensors, structure)
             replayed = graph and graph.replay(tensors)

@@ -11,7 +11,7 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.merging.attention import TokenMerger
 from mmseg_tome.runtime.frame_reuse import FrameReuse
 from mmseg_tome.runtime.graphs import install
-from mmseg_tome.runtime.merging_switch import NothingMergesError
+from mmseg_tome.runtime.merging_switch import NothingMergesError, set_merging
 
 
 @pytest.fixture
@@ -94,6 +94,51 @@ def test_two_kinds_of_frame_are_two_graphs(model, frames, recorder):
     assert [kind for kind, _ in recorder.captures] == ["inference"] * 2
     model(frames[0])
     assert len(recorder.captures) == 3
+
+
+@torch.no_grad()
+def test_graphs_of_one_memory_are_not_those_of_another(model, frames, recorder):
+    """What a graph writes to must live as long as it does."""
+    install(model.backbone, "inference", patience=0, capture=recorder)
+    run(model, frames, 2)
+    run(model, frames, 2)
+    assert len(recorder.captures) == 4
+
+
+@torch.no_grad()
+def test_every_may_change_between_videos(model, frames, recorder):
+    expected = {every: run(model, frames, every) for every in (1, 2)}
+    install(model.backbone, "inference", patience=0, capture=recorder)
+    reuse = FrameReuse(model, 1)
+    for video, every in enumerate((2, 1, 2, 1)):
+        reuse.every = every
+        found = []
+        for frame in frames:
+            reuse.before_frame(video)
+            found.append(model(frame))
+        assert equal(found, expected[every]) == [True] * 4
+    assert len(recorder.captures) == 3  # matching alone, matching and keeping, keeping
+
+
+def test_inference_mode_may_come_and_go(model, frames):
+    expected = run(model, frames, 2)
+    reuse = FrameReuse(model, 2)
+    for number, mode in enumerate((torch.inference_mode, torch.no_grad, torch.inference_mode)):
+        reuse.before_frame("a")
+        with mode():
+            assert torch.equal(model(frames[number]), expected[number])
+
+
+@torch.no_grad()
+def test_windows_of_the_grid_are_not_kept(model, frames, recorder):
+    set_merging(model, "n2d")
+    install(model.backbone, "inference", patience=0, capture=recorder)
+    reuse = FrameReuse(model, 2)
+    assert not reuse.saves
+    for frame in frames:
+        reuse.before_frame("a")
+        model(frame)
+    assert len(recorder.captures) == 1
 
 
 @pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")

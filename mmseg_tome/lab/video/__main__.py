@@ -1,4 +1,4 @@
-"""Agreement and flicker of a segmentation model against K, as `infer --reuse-frames K` runs it.
+"""Agreement, flicker and time of a model against K, as `infer --reuse-frames K` runs it.
 
 python -m mmseg_tome.lab.video CONFIG CHECKPOINT FOLDER [--preset NAME] [--every 1 2 4 8] ...
 """
@@ -104,17 +104,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.model.backbone.tome_cfg = args.preset
     cfg = with_one_test_dataset(cfg)
     predictor = SegmentationPredictor(cfg, args.checkpoint, args.device, batch_size=1)
+    reuse = FrameReuse(predictor.model, 1)
     found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    ms: dict[int, dict[bool, list[float]]] = {}  # by K and whether a frame matched
     for number, (motion, frames, way) in enumerate(videos(args)):
-        source = Source(Path(str(number)), str(number), True)
         plain = None
         for every in [1, *(k for k in args.every if k > 1)]:
-            reuse = FrameReuse(predictor.model, every)
+            source = Source(Path(str(number)), str(number), True)  # a video of its own
+            reuse.every = every
             maps = []
             for i, frame in enumerate(frames):
                 reuse.before_frame(source)
-                maps += [p.labels for p in predictor.predict([Item(source, frame, i)])]
-            reuse.remove()
+                (prediction,) = predictor.predict([Item(source, frame, i)])
+                maps.append(prediction.labels)
+                times = ms.setdefault(every, {}).setdefault(reuse.memory.matching, [])
+                times.append(prediction.result["ms"])
             plain = maps if plain is None else plain
             same = float(np.mean([(a == b).mean() for a, b in zip(maps, plain, strict=True)]))
             still = [(1.0, 0.0, 0.0)] * len(frames)
@@ -126,6 +130,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for every, values in rows.items():
             same, changed = (100 * np.mean(column) for column in zip(*values, strict=True))
             print(f"| {motion} | {every} | {same:.2f} | {changed:.2f} |")
+    print("\n| K | ms, frames that match | others | mean |\n|---|---|---|---|")
+    for every, by_kind in ms.items():
+        matching = float(np.median(by_kind[True]))
+        other = float(np.median(by_kind.get(False, by_kind[True])))
+        mean = (matching + (every - 1) * other) / every
+        print(f"| {every} | {matching:.2f} | {other:.2f} | {mean:.2f} |")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +32,13 @@ def register_strategy(
 
 
 class MergingStrategy(ABC):
-    """A function from tokens to a slot map, called only with as many tokens as the grid has."""
+    """A function from tokens to a slot map, called only with as many tokens as the grid has.
+
+    Attributes:
+        by_grid: Whether the map follows from the grid alone, whatever the tokens are.
+    """
+
+    by_grid: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

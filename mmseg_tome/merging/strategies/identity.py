@@ -15,6 +15,8 @@ from mmseg_tome.merging.strategies.base import MergingStrategy, register_strateg
 class Identity(MergingStrategy):
     """Every token keeps a slot of its own."""
 
+    by_grid = True
+
     def __call__(self, metric: Tensor, hw: tuple[int, int]) -> SlotMap:
         return identity_map(hw[0] * hw[1], metric.device)
 

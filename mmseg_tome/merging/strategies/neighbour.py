@@ -23,6 +23,7 @@ class NeighbourMerging2D(MergingStrategy):
         stride: Size `(sy, sx)` of a window in tokens.
     """
 
+    by_grid = True
     stride: tuple[int, int] = (2, 2)
 
     def __post_init__(self):
@@ -45,6 +46,7 @@ class NeighbourMerging1D(MergingStrategy):
         stride: Length of a run in tokens.
     """
 
+    by_grid = True
     stride: int = 2
 
     def __post_init__(self):
