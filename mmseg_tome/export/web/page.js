@@ -464,6 +464,7 @@ async function start() {
   byId("backend").replaceChildren(...names.map((name) => new Option(BACKENDS[name].name, name)));
   await load(names[0]);
   connect();
+  globalThis.segment = (preset) => segment(source, preset); // for benchmarks and the console
   for (const id of ["file", "camera", "backend"]) byId(id).disabled = false;
   say("Ready: choose or drop an image.");
 }

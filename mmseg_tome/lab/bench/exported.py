@@ -1,102 +1,191 @@
-"""What `tools/benchmark_export.py` does once its command line is read."""
+"""What `mmseg-tome benchmark-export` does once its command line is read."""
 
 import argparse
-import platform
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor, nn
 
 from mmseg_tome.config import is_pose, read_config, read_size
 from mmseg_tome.errors import UserError
-from mmseg_tome.export import onnx_file, parity, program
-from mmseg_tome.export.metadata import OUTPUT, Metadata, threshold_of
-from mmseg_tome.export.network import Network
-from mmseg_tome.export.runtime import OnnxNetwork
+from mmseg_tome.export import onnx_file, program
+from mmseg_tome.export.metadata import NEUTRAL, OUTPUT, Metadata
+from mmseg_tome.lab.bench import networks
 from mmseg_tome.lab.bench.measure import summarise, time_in_turns
+from mmseg_tome.lab.bench.results import environment
+from mmseg_tome.lab.bench.runtimes import RUNTIMES, Runtime, Task
+from mmseg_tome.lab.demo.scene import render_scene
+from mmseg_tome.lab.output import markdown_table
 
-NONE = "none"
+NONE, STOCK = "none", "stock"
+PAUSE_S = 0.05
+"""Before each pass: the threads of the runtime before wait for more work for a while."""
+
+Key = tuple[str, str]
+"""Title of a runtime, and name of a network."""
+
+
+class Network(nn.Module):
+    """A pipeline as exporting takes it.
+
+    Attributes:
+        channels: Of an image.
+    """
+
+    def __init__(self, pipeline: networks.Pipeline, channels: int):
+        super().__init__()
+        self.pipeline = pipeline.requires_grad_(False)
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images `[B, C, H, W]` -> logits or heatmaps, `[B, K, h, w]`."""
+        return self.pipeline(images)
 
 
 def time_exported(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mm(seg|pose|engine)\.")
-    onnx_file.check(args.opset)
     size = read_size(args.size)
     if min(args.rounds, args.threads) < 1:
         raise UserError("--rounds and --threads must be at least 1")
-    cfg = read_config(args)
+    onnx_file.check(args.opset)
+    networks.check_names("runtime", args.runtimes, RUNTIMES, "--runtimes: ")
+    versions = {RUNTIMES[name].title: RUNTIMES[name].check() for name in args.runtimes}
     torch.set_num_threads(args.threads)
-    runs: dict[tuple[str, str], Callable[[], object]] = {}
+    cfg = read_config(args)
+    built = build(cfg, args)
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for preset in track(args.presets, "exporting", console=console):
-            network, metadata = build(cfg, preset, size)
-            images = program.smooth_images(size, channels=network.channels)
-            path = Path(folder) / f"{preset}.onnx"
-            traced = program.trace(network, size, scores_mib=args.scores_mib)
-            onnx_file.write(traced, path, metadata, args.opset)
-            exported = OnnxNetwork(path, args.threads)
-            found = parity.compare(
-                exported(images.numpy()), run(network, images), metadata.task, metadata.threshold
-            )
-            if not found.holds():
-                raise UserError(f"{preset} differs from torch: {found}")
-            runs["torch", preset] = lambda network=network, images=images: run(network, images)
-            runs["onnx", preset] = lambda exported=exported, images=images: exported(images.numpy())
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        task = describe(cfg, built, size, Path(folder), args)
+        runtimes = [RUNTIMES[name](task) for name in args.runtimes]
+        with torch.no_grad():
+            images = torch.from_numpy(task.images)
+            expected = {name: network(images).numpy() for name, network in built.items()}
+        agreement: dict[Key, float] = {}
+        for runtime in runtimes:
+            stack.callback(runtime.stop)
+            label = f"preparing for {runtime.title}"
+            for name, network in track(built.items(), label, console=console):
+                runtime.add(name, network)
+            runtime.start()
+            for name, output in expected.items():
+                agreement[runtime.title, name] = runtime.agreement(name, output)
         with console.status("measuring"):
-            samples = time_in_turns(list(runs.values()), args.rounds, torch.device("cpu"), 0.0)
-        print(report(dict(zip(runs, map(summarise, samples), strict=True)), args))
+            times = measure(runtimes, list(built), args.rounds)
+    print(report(times, agreement, versions, args))
 
 
-def build(cfg: Config, preset: str, size: tuple[int, int]) -> tuple[Network, Metadata]:
-    """A config's network with random weights under a preset, and what its file says of it."""
-    cfg = Config(cfg.to_dict())
-    cfg.model.backbone.update(tome_cfg=None if preset == NONE else preset, init_cfg=None)
-    init_default_scope(cfg.get("default_scope", "mmseg"))
+def build(cfg: Config, args: argparse.Namespace) -> dict[str, Network]:
+    """The stock network, if there is one, and that of every preset, with the same weights."""
+    model = networks.model_of(Path(args.config).stem, cfg, {})
+    stock = [STOCK] if model.is_segformer and not args.no_stock else []
     torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    model.backbone.init_weights()
-    network = Network(model)
+    pipelines = {
+        name: networks.build(
+            model, {} if name in (NONE, STOCK) else {"tome_cfg": name}, of_peer=name == STOCK
+        )
+        for name in (*stock, *args.presets)
+    }
+    first = next(iter(pipelines.values()))
+    if args.checkpoint:
+        networks.load_checkpoint(first, args.checkpoint)
+    state = first.state_dict()
+    for pipeline in pipelines.values():
+        pipeline.load_state_dict(state)
+    channels = model.backbone.get("in_channels", 3)
+    return {name: Network(pipeline, channels) for name, pipeline in pipelines.items()}
+
+
+def describe(
+    cfg: Config,
+    built: Mapping[str, Network],
+    size: tuple[int, int],
+    folder: Path,
+    args: argparse.Namespace,
+) -> Task:
+    """What is run: a rendered street, where networks take colour images."""
+    channels = next(iter(built.values())).channels
+    processor = cfg.model.get("data_preprocessor") or {}
+    mean, std = (list(processor.get(name) or [value]) for name, value in NEUTRAL)
     task = "pose" if is_pose(cfg) else "segmentation"
-    means, deviations = ([value] * network.channels for value in (0.0, 1.0))
-    known = dict(channels=network.channels, threshold=threshold_of(model))
-    of_input = (list(size), means, deviations, "RGB")
-    return network, Metadata(task, *of_input, OUTPUT[task], [], preset, **known)
-
-
-@torch.no_grad()
-def run(network: Network, images: torch.Tensor):
-    """The network's output as an array."""
-    return network(images).numpy()
-
-
-def report(times: dict[tuple[str, str], dict[str, float]], args: argparse.Namespace) -> str:
-    """A table of medians, a row a runtime, and what was measured with."""
-    import onnxruntime
-
-    width = 26
-    lines = [" " * 14 + "".join(f"{preset:>{width}}" for preset in args.presets)]
-    for runtime, title in (("torch", "torch"), ("onnx", "ONNX Runtime")):
-        base = times[runtime, args.presets[0]]["median"]
-        cells = [_cell(times[runtime, preset], base) for preset in args.presets]
-        lines.append(f"{title:14}" + "".join(f"{cell:>{width}}" for cell in cells))
-    lines.append(
-        f"ms an image of {args.size}, median [quartiles] of {args.rounds} interleaved rounds, "
-        f"ratio to {args.presets[0]}; {args.config}"
+    head = cfg.model.get("decode_head") or cfg.model.head
+    metadata = Metadata(
+        task,
+        list(size),
+        *(values * channels if len(values) == 1 else values for values in (mean, std)),
+        "RGB",
+        OUTPUT[task],
+        names=[],
+        preset="",
+        config=Path(args.config).name,
+        channels=channels,
+        inference=dict(model=dict(decode_head=dict(align_corners=head.get("align_corners")))),
     )
-    lines.append(
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, opset {args.opset}, "
-        f"{args.threads} threads, {platform.machine()}, Python {platform.python_version()}"
+    image = None
+    if channels == 3:
+        scene = render_scene(np.random.default_rng(3), max(64, size[0], -(-size[1] // 2))).image
+        image = np.ascontiguousarray(scene[: size[0], : size[1], ::-1])
+        images = metadata.prepare(image)[None]
+    else:
+        images = program.smooth_images(size, channels=channels).numpy()
+    known = (args.threads, args.opset, args.scores_mib, args.ort_web)
+    return Task(folder, metadata, image, images, *known)
+
+
+def measure(runtimes: list[Runtime], names: list[str], rounds: int) -> dict[Key, dict[str, float]]:
+    """Milliseconds of every network in every runtime, in turns."""
+
+    def sample(runtime: Runtime, name: str) -> float:
+        time.sleep(PAUSE_S)
+        return runtime.time(name)
+
+    each = {(runtime.title, name): (runtime, name) for runtime in runtimes for name in names}
+    samples = time_in_turns(
+        list(each.values()), rounds, torch.device("cpu"), sample=lambda pair, _: sample(*pair)
     )
-    return "\n".join(lines)
+    return dict(zip(each, map(summarise, samples), strict=True))
 
 
-def _cell(ms: dict[str, float], base: float) -> str:
-    return f"{ms['median']:.1f} [{ms['q1']:.0f}-{ms['q3']:.0f}] {base / ms['median']:.2f}x"
+def report(
+    times: Mapping[Key, dict[str, float]],
+    agreement: Mapping[Key, float],
+    versions: Mapping[str, str],
+    args: argparse.Namespace,
+) -> str:
+    """Tables of medians and of agreement, a row a runtime, and what was measured with."""
+    names = list(dict.fromkeys(name for _, name in times))
+    base = NONE if NONE in names else names[0]
+
+    def cells(title: str) -> list[str]:
+        ms = {name: times[title, name]["median"] for name in names}
+        return [
+            f"{value:.1f}" if name == base else f"{value:.1f} ({ms[base] / value:.2f}x)"
+            for name, value in ms.items()
+        ]
+
+    env = environment([])
+    shown = ", ".join(f"{title} {version}" for title, version in versions.items())
+    return "\n".join(
+        [
+            *markdown_table(["ms", *names], [[title, *cells(title)] for title in versions]),
+            "",
+            *markdown_table(
+                ["agreement with torch, %", *names],
+                [[t, *(f"{100 * agreement[t, name]:.2f}" for name in names)] for t in versions],
+            ),
+            "",
+            f"ms an image of {args.size}, float32: median of {args.rounds} rounds in turns (ratio: "
+            f"{base} over this); {args.config}",
+            f"{shown}; {args.threads} threads, {env['cpu']}, load average "
+            f"{env['load_average']:.1f}, Python {env['python']}",
+        ]
+    )

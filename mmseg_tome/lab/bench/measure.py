@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,24 +70,26 @@ def _status_kib(key: str) -> int:
 
 
 def time_in_turns(
-    forwards: Sequence[Forward],
+    forwards: Sequence,
     rounds: int,
     device: torch.device,
     min_sample_s: float = 0.02,
     on_sample: Callable[[], None] = lambda: None,
     seconds: float = math.inf,
+    sample: Callable[[Any, int], float] | None = None,
 ) -> list[list[float]]:
     """Time every forward once per round, so that drift of the machine hits all alike.
 
     A sample is the mean of as many calls as fill ``min_sample_s`` (one for anything slower). Each
     round starts one variant further, so that none always follows the same neighbour. Callers
     warm up; one more untimed call here fixes the number of calls. A GPU has to be the current
-    device, see `make_current`.
+    device, see `make_current`. ``sample`` takes the time in another way: of so many calls of one of
+    ``forwards``, milliseconds a call.
 
     Returns ``rounds`` samples in milliseconds for each forward; fewer, but at least three, if they
     take longer than ``seconds``.
     """
-    sample = _sample_cuda if device.type == "cuda" else _sample_cpu
+    sample = sample or (_sample_cuda if device.type == "cuda" else _sample_cpu)
     samples: list[list[float]] = [[] for _ in forwards]
     calls = [math.ceil(min_sample_s * 1e3 / max(sample(f, 1), 1e-3)) or 1 for f in forwards]
     end = time.perf_counter() + seconds

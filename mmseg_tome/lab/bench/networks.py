@@ -84,7 +84,7 @@ class Model:
 def preset_model(name: str, presets: Sequence[str]) -> Model:
     """MiT-``name`` with a 19-class SegFormer head, as the repository's configs have it."""
     cfg = read_config(CONFIGS / "_base_" / "models" / f"segformer_mit_{name}.py")
-    return _model(name, cfg, {preset: PRESETS[preset] for preset in presets})
+    return model_of(name, cfg, {preset: PRESETS[preset] for preset in presets})
 
 
 def config_models(paths: Sequence[str]) -> list[Model]:
@@ -96,7 +96,7 @@ def config_models(paths: Sequence[str]) -> list[Model]:
     for path in map(Path, paths):
         cfg = read_config(path)
         options = {k: v for k, v in cfg["model"]["backbone"].items() if k in _MERGING and v}
-        new = _model(path.stem, cfg, {path.stem: options})
+        new = model_of(path.stem, cfg, {path.stem: options})
         parts = (new.backbone, new.neck, new.head)
         same = [m for m in models if (m.backbone, m.neck, m.head) == parts]
         if not same:
@@ -130,7 +130,8 @@ def read_config(path: Path) -> Config:
     return cfg
 
 
-def _model(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
+def model_of(name: str, cfg: Config, variants: dict[str, dict]) -> Model:
+    """The model of a config that `read_config` gives."""
     model = cfg.model.to_dict()
     backbone = {k: v for k, v in model["backbone"].items() if k not in _MERGING}
     head = model.get("decode_head") or model["head"]

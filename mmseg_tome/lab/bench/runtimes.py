@@ -1,0 +1,269 @@
+"""The runtimes of exported networks that `benchmark-export` times: one class each."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import torch
+
+from mmseg_tome.errors import UserError
+from mmseg_tome.export import executorch_file, onnx_file, parity, program, web_page
+from mmseg_tome.export.metadata import INPUT, Metadata
+from mmseg_tome.export.network import Network
+from mmseg_tome.export.ort_web import VERSION, copy_ort_web
+from mmseg_tome.export.requirements import require
+from mmseg_tome.export.runtime import ExecutorchNetwork, OnnxNetwork
+from mmseg_tome.lab import browser
+
+
+@dataclass
+class Task:
+    """What all runtimes run.
+
+    Attributes:
+        folder: For files.
+        metadata: Of all files.
+        image: `[H, W, 3]` uint8 BGR; None where a network takes other channels.
+        images: The same as networks take it, `[1, C, H, W]` float32.
+        threads: Of each runtime.
+        opset: Of ONNX.
+        scores_mib: As `program.trace` takes it.
+        ort_web: As `copy_ort_web` takes it.
+    """
+
+    folder: Path
+    metadata: Metadata
+    image: np.ndarray | None
+    images: np.ndarray
+    threads: int
+    opset: int
+    scores_mib: int
+    ort_web: Path | None
+
+    def onnx(self, name: str, network: Network) -> Path:
+        """A network's ONNX file; several runtimes take the same."""
+        path = self.folder / f"{name}.onnx"
+        if not path.exists():
+            size = tuple(self.metadata.input_size)
+            traced = program.trace(network, size, scores_mib=self.scores_mib)
+            onnx_file.write(traced, path, self.metadata, self.opset)
+        return path
+
+
+class Runtime(ABC):
+    """Where networks run.
+
+    Attributes:
+        title: What tables call it.
+    """
+
+    title: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def check(cls) -> str:
+        """Its version.
+
+        Raises:
+            UserError: It is not installed.
+        """
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    @abstractmethod
+    def add(self, name: str, network: Network) -> None:
+        """Prepare one more network."""
+
+    def start(self) -> None:
+        """Get ready once all networks are added."""
+
+    @abstractmethod
+    def agreement(self, name: str, expected: np.ndarray) -> float:
+        """Share of positions that have the class, or the highest heat, that torch gives.
+
+        Args:
+            name: Of the network.
+            expected: What it gives in torch.
+
+        Raises:
+            UserError: It is another function.
+        """
+
+    @abstractmethod
+    def time(self, name: str) -> float:
+        """Run a network once: milliseconds."""
+
+    def stop(self) -> None:
+        """Free what `start` took."""
+
+
+class Local(Runtime):
+    """A runtime in this process."""
+
+    def __init__(self, task: Task):
+        super().__init__(task)
+        self.networks: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+
+    def agreement(self, name: str, expected: np.ndarray) -> float:
+        got = self.networks[name](self.task.images)
+        metadata = self.task.metadata
+        found = parity.compare(got, expected, metadata.task, metadata.threshold)
+        if not found.holds():
+            raise UserError(f"{name} in {self.title} differs from torch: {found}")
+        return found.agreement
+
+    def time(self, name: str) -> float:
+        start = time.perf_counter()
+        self.networks[name](self.task.images)
+        return (time.perf_counter() - start) * 1e3
+
+
+class Torch(Local):
+    """torch itself, eagerly."""
+
+    title = "torch"
+
+    @classmethod
+    def check(cls) -> str:
+        return torch.__version__
+
+    def add(self, name: str, network: Network) -> None:
+        self.networks[name] = torch.no_grad()(
+            lambda images: network(torch.from_numpy(images)).numpy()
+        )
+
+
+class OnnxRuntime(Local):
+    """ONNX Runtime on the CPU, as `infer --model` has it."""
+
+    title = "ONNX Runtime"
+
+    @classmethod
+    def check(cls) -> str:
+        return _version("onnxruntime", cls.title)
+
+    def add(self, name: str, network: Network) -> None:
+        self.networks[name] = OnnxNetwork(self.task.onnx(name, network), self.task.threads)
+
+
+class OpenVino(Local):
+    """OpenVINO on the CPU, in float32."""
+
+    title = "OpenVINO"
+
+    @classmethod
+    def check(cls) -> str:
+        return _version("openvino", cls.title)
+
+    def add(self, name: str, network: Network) -> None:
+        import openvino
+
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": self.task.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        file = self.task.onnx(name, network)
+        compiled = openvino.Core().compile_model(str(file), "CPU", options)
+        self.networks[name] = lambda images: compiled({INPUT: images})[0]
+
+
+class ExecuTorch(Local):
+    """ExecuTorch with XNNPACK, as `infer --model` has it; it takes as many threads as it likes."""
+
+    title = "ExecuTorch"
+
+    @classmethod
+    def check(cls) -> str:
+        return _version("executorch", cls.title)
+
+    def add(self, name: str, network: Network) -> None:
+        path = self.task.folder / f"{name}.pte"
+        size = tuple(self.task.metadata.input_size)
+        traced = executorch_file.trace(network, size, self.task.scores_mib)
+        executorch_file.write(traced, path, self.task.metadata)
+        self.networks[name] = ExecutorchNetwork(path)
+
+
+class Browser(Runtime):
+    """The page of `export --format web` in Chromium: its own milliseconds."""
+
+    title = "Chromium, WebAssembly"
+
+    @classmethod
+    def check(cls) -> str:
+        browser.check()
+        return VERSION
+
+    def __init__(self, task: Task):
+        super().__init__(task)
+        web_page.check_metadata(task.metadata)
+        self.files: list[tuple[str, Path, parity.Parity]] = []
+        self._stack = ExitStack()
+
+    def add(self, name: str, network: Network) -> None:
+        self.files.append((name, self.task.onnx(name, network), parity.Parity(1.0, 1.0, 0.0, True)))
+
+    def start(self) -> None:
+        folder = self.task.folder
+        web_page.write_page(folder, self.task.metadata, self.files)
+        copy_ort_web(folder / "ort", self.task.ort_web)
+        cv2.imwrite(str(folder / "image.png"), self.task.image)
+        self.driver = self._stack.enter_context(browser.chromium())
+        self.driver.set_script_timeout(600)
+        self.driver.get(self._stack.enter_context(browser.served(folder)))
+        self._wait("Ready")
+        self.driver.find_element("id", "file").send_keys(str(folder / "image.png"))
+        self._wait("Done")
+
+    def agreement(self, name: str, expected: np.ndarray) -> float:
+        size = tuple(self.task.metadata.input_size)
+        logits = torch.nn.functional.interpolate(torch.from_numpy(expected), size, mode="bilinear")
+        classes = np.array(self._segment(name, "Array.from(result.classes)")).reshape(size)
+        return float((classes == logits.argmax(1)[0].numpy()).mean())
+
+    def time(self, name: str) -> float:
+        return self._segment(name, "result.ms")
+
+    def stop(self) -> None:
+        self._stack.close()
+
+    def _segment(self, name: str, wanted: str):
+        script = (
+            f"const done = arguments[1]; segment(arguments[0]).then((result) => done({wanted}))"
+        )
+        return self.driver.execute_async_script(script, name)
+
+    def _wait(self, word: str) -> None:
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        def ended(driver):
+            if problem := driver.find_element("id", "problem").text:
+                raise UserError(f"the page in Chromium: {problem}")
+            return word in driver.find_element("id", "status").text
+
+        WebDriverWait(self.driver, 900, 0.5).until(ended)
+
+
+RUNTIMES: dict[str, type[Runtime]] = {
+    "torch": Torch,
+    "onnx": OnnxRuntime,
+    "openvino": OpenVino,
+    "executorch": ExecuTorch,
+    "web": Browser,
+}
+"""By the name that a command line gives."""
+
+
+def _version(package: str, what: str) -> str:
+    from importlib.metadata import version
+
+    require(package, what=what)
+    return version(package)
