@@ -24,6 +24,7 @@ from mmseg_tome.config import (
     read_config,
 )
 from mmseg_tome.config_datasets import with_one_test_dataset
+from mmseg_tome.config_names import with_public_weights
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
 from mmseg_tome.nets.errors import ModelInputError
@@ -168,7 +169,7 @@ class Predictor:
         if weights is None:
             raise UserError(
                 f"no weights are published for {Path(config).stem}: name a checkpoint, "
-                "weights='my.pth'"
+                f"weights='my.pth'{with_public_weights(str(config))}"
             )
         check_checkpoint(str(weights))
         cfg = with_one_test_dataset(cfg)
