@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmseg_tome.config_names import find_config, nearest_configs
+from mmseg_tome.config_names import find_config, nearest_configs, with_public_weights
 from mmseg_tome.errors import CheckpointError, UserError, first_line
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ def choose_checkpoint(args: argparse.Namespace, cfg: Config) -> str:
     """
     checkpoint = args.checkpoint or cfg.get("load_from")
     if not checkpoint:
-        raise UserError("no checkpoint: name one with --checkpoint, or set load_from in the config")
+        raise UserError(
+            "no checkpoint: name one with --checkpoint, or set load_from in the config"
+            f"{with_public_weights(args.config)}"
+        )
     check_checkpoint(checkpoint)
     return checkpoint
 

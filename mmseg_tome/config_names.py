@@ -40,5 +40,16 @@ def nearest_configs(text: str) -> str:
     return f"; is it {' or '.join(names[each] for each in close)}?" if close else ""
 
 
+def with_public_weights(text: str) -> str:
+    """What to say of a config without weights: `"; ... has public weights"`, or nothing.
+
+    Those for a data set have the largest model, and no folder: `segformerpp_hq_coco` for
+    `b0/segformerpp_b0_hq_coco`.
+    """
+    _, *merging_and_data = _name(text).rsplit("_", 2)
+    name = "_".join(["segformerpp", *merging_and_data])
+    return f"; {name} has public weights" if name in config_files() else ""
+
+
 def _name(text: str) -> str:
     return text.replace("\\", "/").removesuffix(".py").rpartition("configs/")[2]

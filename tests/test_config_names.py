@@ -3,7 +3,13 @@
 import pytest
 
 from mmseg_tome.config import read_config_file
-from mmseg_tome.config_names import config_files, find_config, matching_configs, nearest_configs
+from mmseg_tome.config_names import (
+    config_files,
+    find_config,
+    matching_configs,
+    nearest_configs,
+    with_public_weights,
+)
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
 
@@ -44,3 +50,18 @@ def test_a_misspelt_name_is_answered_with_the_nearest(tmp_path, monkeypatch):
     assert nearest_configs("mine.py") == ""
     with pytest.raises(UserError, match=r"does not exist; is it .*segformerpp_hq_jbd"):
         read_config_file("segformerpp_hq_jdb.py")
+
+
+def test_a_config_without_weights_is_answered_with_one_that_has_them():
+    for name, published in {
+        "b0/segformerpp_b0_hq_coco": "segformerpp_hq_coco",
+        "configs/b0/segformerpp_b0_fast_jbd.py": "segformerpp_fast_jbd",
+        "pvt_s_n2d_coco": "segformerpp_n2d_coco",
+    }.items():
+        assert with_public_weights(name) == f"; {published} has public weights"
+    for name in ("camvid/segformerpp_b0_hq_camvid", "demo/segformerpp_hq_demo_pose", "mine.py", ""):
+        assert with_public_weights(name) == ""
+    for name in config_files():
+        if answer := with_public_weights(name):
+            published = answer.removeprefix("; ").partition(" ")[0]
+            assert "://" in read_config_file(published).load_from

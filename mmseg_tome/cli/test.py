@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from mmseg_tome.cli import options
 from mmseg_tome.cli.ending import command
 from mmseg_tome.config import check_checkpoint, is_pose
+from mmseg_tome.config_names import with_public_weights
 from mmseg_tome.errors import UserError
 
 
@@ -54,7 +55,10 @@ def test(args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint or cfg.get("load_from")
     cfg.resume = False
     if not cfg.load_from:
-        raise UserError("no checkpoint: name one after the config, or set load_from in the config")
+        raise UserError(
+            "no checkpoint: name one after the config, or set load_from in the config"
+            f"{with_public_weights(args.config)}"
+        )
     check_checkpoint(cfg.load_from)
     if args.tta:
         use_tta(cfg)

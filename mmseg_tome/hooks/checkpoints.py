@@ -9,11 +9,12 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import PretrainedInit, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 
 from mmseg_tome.checkpoints.fitting import fitting_state, holding, mismatch, wanted
-from mmseg_tome.checkpoints.loading import trusts_checkpoints
+from mmseg_tome.checkpoints.loading import load, trusts_checkpoints
 from mmseg_tome.errors import CheckpointError
 from mmseg_tome.files import replacing
 from mmseg_tome.hooks.optimizer import adapt_optimizer_state
@@ -32,9 +33,30 @@ class CheckpointGuardHook(Hook):
     compare a number of GPUs. That text is removed first.
 
     The optimizer's state that training resumes from is brought to the groups of this run.
+
+    Pretrained weights of a part, a backbone's as a rule, are not downloaded where the checkpoint
+    that training starts from holds all of the part.
     """
 
     priority = "VERY_HIGH"
+
+    def before_run(self, runner: Runner) -> None:
+        """Mark parts that `load_from` replaces as initialised: mmengine does so after this.
+
+        Raises:
+            CheckpointError: `load_from` cannot be read, or has no weights.
+        """
+        model = _plain(runner.model)
+        parts = {name: part for name, part in model.named_modules() if _is_pretrained(part)}
+        file = runner._load_from
+        if not (file and parts and isinstance(runner._train_loop, BaseLoop)):
+            return
+        state = fitting_state(model, load(file), file)
+        for name, part in parts.items():
+            prefix = f"{name}." if name else ""
+            own = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+            if not mismatch(part, own):
+                part.is_init = True
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check `checkpoint` against the runner's model, and its optimizer if training resumes.
@@ -44,7 +66,7 @@ class CheckpointGuardHook(Hook):
         """
         if not trusts_checkpoints() and isinstance(checkpoint.get("meta"), dict):
             checkpoint["meta"].pop("config", None)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _plain(runner.model)
         file = runner._load_from or "the latest checkpoint"
         state = fitting_state(model, checkpoint, file)
         if state is not checkpoint:
@@ -62,6 +84,17 @@ class CheckpointGuardHook(Hook):
                 adapt_optimizer_state(checkpoint, runner.optim_wrapper)
             except CheckpointError as error:
                 raise CheckpointError(f"{file} cannot be resumed: {error}") from None
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _is_pretrained(part: nn.Module) -> bool:
+    """Whether mmengine initialises a part of a model from a checkpoint of its own."""
+    cfgs = getattr(part, "init_cfg", None) or ()
+    cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+    return any(cfg.get("type") in ("Pretrained", PretrainedInit) for cfg in cfgs)
 
 
 class WholeFilesBackend(LocalBackend):

@@ -24,10 +24,20 @@ from mmseg_tome.config import (
     read_config,
 )
 from mmseg_tome.config_datasets import with_one_test_dataset
+from mmseg_tome.config_names import with_public_weights
 from mmseg_tome.errors import UserError
 from mmseg_tome.files import CONFIGS
+from mmseg_tome.nets.errors import ModelInputError
+from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.predict import predictor_of
-from mmseg_tome.predict.inputs import Item, Reader, Source, batches, find_sources
+from mmseg_tome.predict.inputs import (
+    Item,
+    Reader,
+    Source,
+    UnreadableError,
+    batches,
+    find_sources,
+)
 from mmseg_tome.predict.results import Prediction
 from mmseg_tome.predict.zoo import find_model
 from mmseg_tome.runtime.acceleration import accelerate
@@ -67,6 +77,8 @@ def load(
         CheckpointError: The weights cannot be had, read, or do not fit; if they cannot be
             downloaded, the message says where to put the file.
     """
+    if not isinstance(name, (str, Path)):
+        raise UserError(f"load takes the name or path of a config or checkpoint, not {name!r}")
     device = choose_device(device)
     if _is_checkpoint(name):
         if weights is not None:
@@ -157,7 +169,7 @@ class Predictor:
         if weights is None:
             raise UserError(
                 f"no weights are published for {Path(config).stem}: name a checkpoint, "
-                "weights='my.pth'"
+                f"weights='my.pth'{with_public_weights(str(config))}"
             )
         check_checkpoint(str(weights))
         cfg = with_one_test_dataset(cfg)
@@ -185,8 +197,8 @@ class Predictor:
         """Predict one image, or several.
 
         Args:
-            images: A path, a PIL image, an array as OpenCV reads it (`[H, W, 3]` uint8, BGR), or a
-                list of these.
+            images: A path or http address, a PIL image, an array as OpenCV reads it (`[H, W, 3]`
+                uint8, BGR; grey `[H, W]` is taken as infer takes grey files), or a list of these.
             boxes: Pose: of the persons in the image, `[N, 4]` of x, y, w, h in pixels; for a list
                 of images one such array each. None takes each image for one person.
 
@@ -194,8 +206,8 @@ class Predictor:
             The result; for a list a list, in its order.
 
         Raises:
-            UserError: A path is no image, an array is not uint8, or boxes do not fit.
-            UnreadableError: A file is damaged.
+            UserError: A path is not one image, an array is not uint8, or boxes do not fit.
+            UnreadableError: A file is damaged, or an address cannot be opened.
             ModelInputError: An image is too small for the network, or has other channels.
         """
         many = isinstance(images, Sequence) and not isinstance(images, str)
@@ -213,10 +225,15 @@ class Predictor:
         if isinstance(image, (str, Path)):
             if Path(image).is_dir():
                 raise UserError(f"{image} is a folder: give its images one by one, or as a list")
-            (source,) = find_sources([str(image)])
+            source, *more = find_sources([str(image)])
+            if more:
+                raise UserError(f"{image} names {len(more) + 1} inputs: give images one by one")
             if source.is_video:
-                raise UserError(f"{image} is a video: tools/infer.py runs those")
-            return next(self._reader.read(source))
+                raise UserError(f"{source.path} is a video or stream: tools/infer.py runs those")
+            try:
+                return next(self._reader.read(source))
+            except UnreadableError as error:
+                raise UnreadableError(f"{source.path}: {error}") from None
         if isinstance(image, Image.Image):
             image = np.asarray(image.convert("RGB"))[..., ::-1]
         if not isinstance(image, np.ndarray) or image.ndim not in (2, 3):
@@ -226,6 +243,7 @@ class Predictor:
             )
         if image.dtype != np.uint8:
             raise UserError(f"image {number} must be uint8 of 0 to 255, got {image.dtype}")
+        image = _with_channels(image, image_channels(self.model), number)
         return Item(
             Source(Path(f"image_{number}"), f"{number}", False), np.ascontiguousarray(image)
         )
@@ -250,6 +268,17 @@ class Predictor:
             milliseconds=result["ms"],
             overlay=prediction.overlay,
         )
+
+
+def _with_channels(image: np.ndarray, channels: int, number: int) -> np.ndarray:
+    """An array with as many channels as the model takes; grey becomes colour, as in files."""
+    found = image.shape[2] if image.ndim == 3 else 1
+    if found == channels:
+        return image
+    if (found, channels) == (1, 3):
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    takes = {1: "[H, W]", 3: "[H, W, 3], or grey [H, W]"}.get(channels, f"[H, W, {channels}]")
+    raise ModelInputError(f"image {number} is {list(image.shape)}, the model takes {takes}")
 
 
 class _Boxes:

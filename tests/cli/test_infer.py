@@ -566,6 +566,8 @@ def test_wrong_checkpoints(mistake, images, segmenter, repo, tmp_path, monkeypat
     config, path = segmenter[:2], tmp_path / "wrong.pth"
     given = [images, *config, "--checkpoint", path]
     assert "no checkpoint: name one" in mistake(images, *config)
+    line = mistake("b0/segformerpp_b0_hq_coco", images)
+    assert line.endswith("set load_from in the config; segformerpp_hq_coco has public weights")
     assert "wrong.pth does not exist" in mistake(*given)
     state = torch.load(segmenter[3], weights_only=True)["state_dict"]
     torch.save(dict(state_dict=dict(list(state.items())[1:])), path)

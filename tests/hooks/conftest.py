@@ -10,6 +10,12 @@ NUMBER = count()
 
 
 @pytest.fixture
+def on_cpu(monkeypatch):
+    """Runners that mmengine builds run on the CPU, where a GPU is, too."""
+    monkeypatch.setattr("mmengine.device.utils.DEVICE", "cpu")
+
+
+@pytest.fixture
 def tiny_model():
     """A class of models with every kind of parameter that `paramwise_cfg` tells apart."""
     from mmengine.model import BaseModel

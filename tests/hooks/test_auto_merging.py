@@ -21,7 +21,10 @@ from mmseg_tome.hooks import auto_merging  # isort: skip
 from mmseg_tome.runtime import calibration  # isort: skip
 from mmseg_tome.runtime.merging_switch import merging_backbone, set_merging  # isort: skip
 
-pytestmark = pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg")
+pytestmark = [
+    pytest.mark.skipif(not compat.has("mmseg"), reason="needs mmseg"),
+    pytest.mark.usefixtures("on_cpu"),
+]
 
 WHOLE = dict(mode="whole")
 SLIDE = dict(mode="slide", crop_size=(64, 64), stride=(48, 48))
@@ -338,7 +341,8 @@ def test_process_0_decides_for_all(data, tmp_path, repo):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     together = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE="2", OMP_NUM_THREADS="1")
-    environment = {**os.environ, **together, "PYTHONPATH": str(repo)}
+    on_cpu = dict(CUDA_VISIBLE_DEVICES="")
+    environment = {**os.environ, **together, **on_cpu, "PYTHONPATH": str(repo)}
     work_dir = tmp_path / "work"
     work_dir.mkdir()
     processes = [

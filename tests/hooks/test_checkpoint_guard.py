@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.model import BaseModel, BaseModule
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 
 from mmseg_tome.checkpoints.fitting import mismatch
@@ -91,3 +92,67 @@ def test_a_file_of_another_layout_says_how_it_is_converted(runner):
 def test_a_file_without_weights(runner):
     with pytest.raises(CheckpointError, match=r"no weights by name, but optimizer, epoch"):
         CheckpointGuardHook().after_load_checkpoint(runner, dict(optimizer={}, epoch=3))
+
+
+class Backbone(BaseModule):
+    def __init__(self):
+        super().__init__(dict(type="Pretrained", checkpoint="not_there.pth"))
+        self.layer = nn.Linear(2, 2)
+
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+        self.head = nn.Linear(2, 1)
+
+    def forward(self, inputs, mode="loss"):
+        return dict(loss=self.head(self.backbone.layer(torch.stack(inputs))).sum())
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Train a model, whose backbone names a checkpoint that is not there, with a rate of 0."""
+
+    def start(state: dict | None = None, **options) -> dict:
+        if state is not None:
+            torch.save(state, tmp_path / "start.pth")
+            options["load_from"] = str(tmp_path / "start.pth")
+        runner = Runner(
+            Model(),
+            work_dir=str(tmp_path),
+            experiment_name=f"{tmp_path.name}_{len(list(tmp_path.iterdir()))}",
+            train_dataloader=dict(
+                dataset=[dict(inputs=torch.ones(2))] * 2,
+                sampler=dict(type="DefaultSampler", shuffle=False),
+                batch_size=1,
+            ),
+            train_cfg=dict(by_epoch=True, max_epochs=1),
+            optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.0)),
+            custom_hooks=[dict(type="mmseg_tome.CheckpointGuardHook")],
+            **options,
+        )
+        return {key: value.cpu() for key, value in runner.train().state_dict().items()}
+
+    return start
+
+
+def test_pretrained_weights_that_load_from_replaces_are_not_fetched(start):
+    state = {key: torch.randn_like(value) for key, value in Model().state_dict().items()}
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    other_head = {**state, "head.weight": torch.ones(3, 2), "head.bias": torch.ones(3)}
+    for checkpoint in (state, dict(state_dict=wrapped), other_head):
+        trained = start(checkpoint)
+        assert torch.equal(trained["backbone.layer.weight"], state["backbone.layer.weight"])
+    del state["backbone.layer.bias"]
+    wide = {**state, "backbone.layer.bias": torch.ones(3)}
+    for checkpoint in (None, state, wide):
+        with pytest.raises(CheckpointError, match=r"^checkpoint not_there.pth does not exist"):
+            start(checkpoint)
+
+
+def test_nor_are_they_where_training_is_resumed(start, tmp_path):
+    state = {key: torch.randn_like(value) for key, value in Model().state_dict().items()}
+    start(state)
+    trained = start(load_from=str(tmp_path / "epoch_1.pth"), resume=True)
+    assert torch.equal(trained["backbone.layer.weight"], state["backbone.layer.weight"])

@@ -13,6 +13,8 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmseg_tome.errors import CheckpointError
 from mmseg_tome.hooks.optimizer import adapt_optimizer_state
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 STOCK = "DefaultOptimWrapperConstructor"
 OURS = "mmseg_tome.GroupedOptimWrapperConstructor"
 ADAMW = dict(type="AdamW", lr=1e-2, weight_decay=0.01)

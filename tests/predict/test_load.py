@@ -73,13 +73,39 @@ def test_images_of_any_kind_are_the_same_image(predictor, picture):
         (np.zeros((64, 64, 3)), "image 0 must be uint8 of 0 to 255, got float64"),
         (3, "image 0 must be a path, a PIL image or an array [H, W, 3], got <class 'int'>"),
         (np.zeros((2, 8, 8, 3), np.uint8), "got an array [2, 8, 8, 3]"),
-        (np.zeros((96, 128), np.uint8), "the model takes images of 3 channels"),
+        (np.zeros((8, 9, 4), np.uint8), "is [8, 9, 4], the model takes [H, W, 3], or grey [H, W]"),
     ],
 )
 def test_images_that_are_none(predictor, image, message):
     with pytest.raises(UserError) as caught:
         predictor.predict(image)
     assert message in str(caught.value)
+
+
+def test_grey_arrays_are_taken_as_grey_files(predictor, picture, tmp_path):
+    grey = cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    expected = predictor.predict(tmp_path / "grey.png").labels
+    assert len(np.unique(expected)) > 1
+    for image in (grey, grey[..., None], Image.fromarray(grey)):
+        assert np.array_equal(predictor.predict(image).labels, expected)
+
+
+def test_addresses_are_read_as_infer_reads_them(predictor, server):
+    size = predictor.predict(f"{server}/photo.png").draw().size
+    assert size == predictor.predict(f"{server}/photo").draw().size == (60, 40)
+    for name, message in {
+        "gone.png": r"/gone\.png: it cannot be opened: .*404",
+        "page": "/page: it is a web page",
+        "live": "/live is a video or stream: tools/infer.py",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            predictor.predict(f"{server}/{name}")
+
+
+def test_a_path_that_names_several_images(predictor, picture):
+    with pytest.raises(UserError, match=r"\*\.png names 2 inputs: give images one by one"):
+        predictor.predict(str(picture.with_name("*.png")))
 
 
 def test_presets(predictor, hq_folder, picture):
@@ -124,6 +150,7 @@ def test_mistakes_end_in_a_line(hq_folder):
     assert "no weights are published for tiny" in refusal(hq_folder / "tiny.py")
     assert "checkpoint nowhere.pth does not exist" in refusal(hq_folder / "tiny.py", "nowhere.pth")
     assert "nowhere.pth does not exist" in refusal("nowhere.pth")
+    assert "name or path of a config or checkpoint, not None" in refusal(None)
     assert "goes with a config" in refusal(hq_folder / "0.pth", "other.pth")
     assert "unknown device 'gpu'" in refusal(
         hq_folder / "tiny.py", hq_folder / "0.pth", device="gpu"
