@@ -56,6 +56,34 @@ def chromium(flags: str = "") -> Iterator:
             started.quit()
 
 
+def wait_for(driver, name: str, text: str, seconds: float = 900) -> str:
+    """Wait until an element of a page says something: all that it says then.
+
+    Args:
+        driver: Of the browser.
+        name: The element's id.
+        text: What is waited for.
+        seconds: At most.
+
+    Raises:
+        UserError: The page shows a problem, the text of its element `problem`.
+    """
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def said(driver) -> str | None:
+        found = driver.find_element("id", name).text
+        if text in found:
+            return found
+        if problem := driver.find_element("id", "problem").text:
+            raise UserError(f"the page in the browser: {problem}")
+        return None
+
+    # A page that isolates itself loads twice.
+    wait = WebDriverWait(driver, seconds, 0.2, [StaleElementReferenceException])
+    return wait.until(said, f"{name} does not say {text!r}")
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address of a folder's files on this machine, as any server of static files gives them."""

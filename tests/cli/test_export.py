@@ -231,24 +231,6 @@ def test_infer_refuses_what_does_not_go_with_a_model(tool, images, tmp_path, arg
     assert not (tmp_path / "out").exists()
 
 
-def test_the_benchmark_compares_presets_in_one_run(tool, segmenter):
-    options = ["--size", "64x64", "--presets", "none", "n2d", "--rounds", "2", "--threads", "1"]
-    code, out, errors = tool("benchmark_export", *segmenter[:2], *options)
-    assert (code, errors) == (0, [])
-    lines = out.splitlines()
-    rows = {line[:12].strip(): line for line in lines}
-    assert rows["torch"].count("x") == rows["ONNX Runtime"].count("x") == 2
-    assert "onnxruntime" in lines[-1]
-    for args, message in (
-        (["--size", "big"], "--size big is not HxW"),
-        (["--size", "64x64", "--presets", "hqq"], "unknown preset"),
-        (["--size", "64x64", "--rounds", "0"], "must be at least 1"),
-    ):
-        code, _, errors = tool("benchmark_export", *segmenter[:2], *args)
-        assert code == 2
-        assert message in errors[0]
-
-
 def test_a_file_that_names_code_to_run_is_refused(tool, segmenter, images, tmp_path):
     """mmengine would call whatever a `type` names; a stranger's file may name anything."""
     import onnx

@@ -72,11 +72,10 @@ def time_exported(args: argparse.Namespace) -> None:
             expected = {name: network(images).numpy() for name, network in built.items()}
         agreement: dict[Key, float] = {}
         for runtime in runtimes:
-            stack.callback(runtime.stop)
+            stack.enter_context(runtime.stack)
             label = f"preparing for {runtime.title}"
             for name, network in track(built.items(), label, console=console):
                 runtime.add(name, network)
-            runtime.start()
             for name, output in expected.items():
                 agreement[runtime.title, name] = runtime.agreement(name, output)
         with console.status("measuring"):

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +62,7 @@ class Runtime(ABC):
 
     Attributes:
         title: What tables call it.
+        stack: Closes what it has open.
     """
 
     title: ClassVar[str]
@@ -76,13 +78,11 @@ class Runtime(ABC):
 
     def __init__(self, task: Task):
         self.task = task
+        self.stack = ExitStack()
 
     @abstractmethod
     def add(self, name: str, network: Network) -> None:
         """Prepare one more network."""
-
-    def start(self) -> None:
-        """Get ready once all networks are added."""
 
     @abstractmethod
     def agreement(self, name: str, expected: np.ndarray) -> float:
@@ -99,9 +99,6 @@ class Runtime(ABC):
     @abstractmethod
     def time(self, name: str) -> float:
         """Run a network once: milliseconds."""
-
-    def stop(self) -> None:
-        """Free what `start` took."""
 
 
 class Local(Runtime):
@@ -195,7 +192,7 @@ class ExecuTorch(Local):
 class Browser(Runtime):
     """The page of `export --format web` in Chromium: its own milliseconds."""
 
-    title = "Chromium, WebAssembly"
+    title = "ONNX Runtime Web"
 
     @classmethod
     def check(cls) -> str:
@@ -206,22 +203,24 @@ class Browser(Runtime):
         super().__init__(task)
         web_page.check_metadata(task.metadata)
         self.files: list[tuple[str, Path, parity.Parity]] = []
-        self._stack = ExitStack()
 
     def add(self, name: str, network: Network) -> None:
         self.files.append((name, self.task.onnx(name, network), parity.Parity(1.0, 1.0, 0.0, True)))
 
-    def start(self) -> None:
+    @cached_property
+    def driver(self):
+        """Of the browser, whose page has run every network."""
         folder = self.task.folder
         web_page.write_page(folder, self.task.metadata, self.files)
         copy_ort_web(folder / "ort", self.task.ort_web)
         cv2.imwrite(str(folder / "image.png"), self.task.image)
-        self.driver = self._stack.enter_context(browser.chromium())
-        self.driver.set_script_timeout(600)
-        self.driver.get(self._stack.enter_context(browser.served(folder)))
-        self._wait("Ready")
-        self.driver.find_element("id", "file").send_keys(str(folder / "image.png"))
-        self._wait("Done")
+        driver = self.stack.enter_context(browser.chromium())
+        driver.set_script_timeout(600)
+        driver.get(self.stack.enter_context(browser.served(folder)))
+        browser.wait_for(driver, "status", "Ready")
+        driver.find_element("id", "file").send_keys(str(folder / "image.png"))
+        browser.wait_for(driver, "status", "Done")
+        return driver
 
     def agreement(self, name: str, expected: np.ndarray) -> float:
         size = tuple(self.task.metadata.input_size)
@@ -232,24 +231,11 @@ class Browser(Runtime):
     def time(self, name: str) -> float:
         return self._segment(name, "result.ms")
 
-    def stop(self) -> None:
-        self._stack.close()
-
     def _segment(self, name: str, wanted: str):
         script = (
             f"const done = arguments[1]; segment(arguments[0]).then((result) => done({wanted}))"
         )
         return self.driver.execute_async_script(script, name)
-
-    def _wait(self, word: str) -> None:
-        from selenium.webdriver.support.ui import WebDriverWait
-
-        def ended(driver):
-            if problem := driver.find_element("id", "problem").text:
-                raise UserError(f"the page in Chromium: {problem}")
-            return word in driver.find_element("id", "status").text
-
-        WebDriverWait(self.driver, 900, 0.5).until(ended)
 
 
 RUNTIMES: dict[str, type[Runtime]] = {
