@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.lab.demo.dataset import scene_rng
 from mmseg_tome.lab.demo.scene import render_scene
 from mmseg_tome.lab.explore import settings
-from mmseg_tome.lab.explore.comparing import Comparison, Explorer
+from mmseg_tome.lab.explore.comparing import REMEMBERED, Comparison, Explorer, Times
 from mmseg_tome.lab.explore.pictures import ZOOMS, GroupsView, Token, read_photo
 from mmseg_tome.lab.explore.settings import NONE, OWN, SequenceSetting, StageSetting
 from mmseg_tome.merging import PRESETS
@@ -49,6 +50,7 @@ CSS = """
 .explore-numbers th {text-align: left !important}
 .explore-numbers td {text-align: right !important; padding-left: 12px !important;
   font-variant-numeric: tabular-nums}
+.explore-times:has(div[role]) {min-height: 102px}
 .explore-legend {display: flex; flex-wrap: wrap; gap: 4px 14px; margin-top: 6px}
 .explore-legend i {display: inline-block; width: 1em; height: 1em; border-radius: 3px;
   vertical-align: -2px; margin-right: 5px; border: 1px solid #8888}
@@ -154,13 +156,15 @@ def make_photo(longest: int, **options) -> gr.Image:
 
     photo = gr.Image(**options)
     move = photo.async_move_resource_to_block_cache
+    # Gradio asks at every change of a setting, and names a file by what it holds.
+    read = functools.lru_cache(REMEMBERED)(lambda path: read_photo(path, longest))
 
     def preprocess(payload) -> np.ndarray | UserError | None:
         # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
         if payload is None or not payload.path:
             return None
         try:
-            return read_photo(payload.path, longest)
+            return read(payload.path)
         except UserError as error:
             return error
 
@@ -171,6 +175,16 @@ def make_photo(longest: int, **options) -> gr.Image:
 
     photo.preprocess, photo.async_move_resource_to_block_cache = preprocess, move_uploads_alone
     return photo
+
+
+@dataclass(eq=False)
+class _Shown:
+    """What the page knows of what it shows a visitor."""
+
+    image: np.ndarray
+    tome_cfg: settings.Merging
+    groups: dict[str, GroupsView]
+    times: Times | None = None
 
 
 class _Page:
@@ -275,10 +289,11 @@ class _Page:
             elem_id="compared",
         )
         self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
+        self.times = gr.HTML(elem_id="times", elem_classes="explore-numbers explore-times")
 
     def _add_groups(self, gr) -> None:
         gr.Markdown("## Tokens of each stage\nClick a token to see its group.")
-        self.result = gr.State({}, time_to_live=FORGOTTEN)  # the groups of `Comparison`
+        self.result = gr.State(None, time_to_live=FORGOTTEN)  # a `_Shown`
         self.token = gr.State(None)
         with gr.Row():
             self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=220)
@@ -304,15 +319,14 @@ class _Page:
         )  # fmt: skip
 
     def _connect(self, gr, page) -> None:
-        shown = [self.stage, self.view, self.zoom, self.row, self.col]
-        results = [self.status, self.slider, self.difference, self.numbers, self.code,
-                   self.result, self.token, *shown, self.said, self.groups]  # fmt: skip
+        results = [self.status, self.slider, self.difference, self.numbers, self.times,
+                   self.code, self.result, self.stage]  # fmt: skip
+        whole = [self.zoom, self.row, self.col]
         model = dict(
             trigger_mode="always_last", concurrency_limit=1, concurrency_id="model",
-            api_visibility="private", show_progress_on=[self.slider], queue=True,
+            api_visibility="private", queue=True,
         )  # fmt: skip
         quick = dict(api_visibility="private", show_progress="hidden", trigger_mode="always_last")
-
         tells = gr.Progress()  # Gradio finds it by its place among the arguments
 
         def run(progress=tells, *given):
@@ -328,22 +342,29 @@ class _Page:
                 controls = self._values(self._stages_of(name))
             return *controls, self._preset_of(controls), *run(progress, photo, stage, *controls)
 
+        def another(progress=tells, *given):
+            return *run(progress, *given), 1, None, None
+
         given = [self.photo, self.stage, *self.controls]
-        self.photo.change(run, given, results, **model)
-        self.preset.input(
-            preset, [self.preset, *given], [*self.controls, self.preset, *results], **model
-        )
-        gr.on(
-            [control.input for control in self.controls], own, given, [self.preset, *results],
-            **model,
-        )  # fmt: skip
+        inputs = [control.input for control in self.controls]
+        shows = dict(model, show_progress_on=[self.slider])
+        runs = [
+            self.photo.change(another, given, [*results, *whole], **shows),
+            self.preset.input(
+                preset, [self.preset, *given], [*self.controls, self.preset, *results], **shows
+            ),
+            gr.on(inputs, own, given, [self.preset, *results], **shows),
+        ]
+        # By what the page shows by then: a token that is chosen meanwhile stays chosen.
+        drawn = [self.groups, self.said, self.token]
+        state = [self.result, self.stage, self.view, self.zoom]
+        for ran in runs:
+            ran.then(self._draw, [*state, self.row, self.col], drawn, **quick)
+            ran.then(self._measure, self.result, self.times, show_progress="hidden", **model)
         self.scene.input(self._scene, self.scene, self.photo, **quick)
 
-        state = [self.result, self.stage, self.view, self.zoom]
-        drawn = [self.groups, self.said, self.token]
-
-        def select(event, found, stage, view, zoom, token):
-            return self._select(event.index, found, stage, view, zoom, token)
+        def select(event, shown, stage, view, zoom, token):
+            return self._select(event.index, shown, stage, view, zoom, token)
 
         select.__annotations__ = dict(event=gr.SelectData)  # by which Gradio knows it
         self.groups.select(select, [*state, self.token], [self.row, self.col, *drawn], **quick)
@@ -411,39 +432,41 @@ class _Page:
         sizes = {label: view.stage.total for label, view in result.groups.items()}
         if stage not in sizes:  # the finest grid shows most
             stage = max(sizes, key=sizes.get, default=None)
-        picture, said, token = self._draw(result.groups, stage, GROUPS, 1, None, None)
         return (
             _status(f"{result.summary[:1].upper()}{result.summary[1:]}."),
             (result.plain, result.merged),
             result.difference,
             _numbers(result),
+            _status("Measuring both in turns."),
             code,
-            result.groups,
-            token,
+            _Shown(photo, tome_cfg, result.groups),
             gr.Dropdown(choices=names, value=stage),
-            GROUPS,
-            1,
-            None,
-            None,
-            said,
-            picture,
         )
 
     def _nothing(self, said: str, code, wrong: bool = True) -> tuple:
         import gradio as gr
 
         none = gr.Dropdown(choices=[], value=None)
-        empty = (None, None, "", code, {}, None, none, GROUPS, 1, None, None)
-        return _status(said, wrong), *empty, _status("No image yet."), None
+        return _status(said, wrong), None, None, "", "", code, None, none
+
+    def _measure(self, shown: _Shown | None) -> str:
+        """What `times` show of what the page shows."""
+        if shown is None:
+            return ""
+        if shown.times is None:
+            shown.times = self.explorer.measure(shown.image, shown.tome_cfg)
+        return _times(shown.times)
 
     def _draw(
-        self, found: dict[str, GroupsView], stage: str | None, view: str, zoom: int, row, col
+        self, shown: _Shown | None, stage: str | None, view: str, zoom: int, row, col
     ) -> tuple[np.ndarray | None, str, Token | None]:
         """The picture of a stage, a sentence about the token, and the token."""
-        if stage not in found:
-            return None, _status("Nothing merges: choose an image, and a preset that does."), None
+        if shown is None:
+            return None, _status("No image yet."), None
+        if stage not in shown.groups:
+            return None, _status("Nothing merges: choose a preset that does."), None
         token = Token(int(row) - 1, int(col) - 1) if row and col else None
-        return self._picture(found[stage], view, zoom, token)
+        return self._picture(shown.groups[stage], view, zoom, token)
 
     def _picture(self, groups: GroupsView, view: str, zoom: int, token: Token | None) -> tuple:
         zoom = zoom if zoom in ZOOMS else 1
@@ -453,11 +476,11 @@ class _Page:
             said = groups.describe(token)
         return picture, _status(said), token
 
-    def _select(self, index, found: dict[str, GroupsView], stage, view, zoom, around) -> tuple:
+    def _select(self, index, shown: _Shown | None, stage, view, zoom, around) -> tuple:
         """The token under a click, and what `_draw` gives for it."""
-        groups = found.get(stage)
+        groups = shown.groups.get(stage) if shown else None
         if groups is None:
-            return None, None, *self._draw(found, stage, view, zoom, None, None)
+            return None, None, *self._draw(shown, stage, view, zoom, None, None)
         zoom = zoom if zoom in ZOOMS else 1
         height, width = self._shape(groups, zoom)
         x, y = (float(value) for value in index)
@@ -478,27 +501,35 @@ def _status(said: str, wrong: bool = False) -> str:
 
 
 def _numbers(result: Comparison) -> str:
-    """A table of what was counted and measured."""
-    plain, merged = result.ms
+    """A table of what was counted, and the colours."""
     rows = []
     if result.agreement is not None:
         rows.append(("pixels that keep their class", f"{100 * result.agreement:.2f} %"))
     if result.shift is not None:
         rows.append(("mean shift of keypoints", f"{result.shift:.2f} px"))
-    rows += [
-        ("without merging, this image", f"{plain:.0f} ms"),
-        ("with merging", f"{merged:.0f} ms"),
-        (f"speed-up, medians of {result.rounds} in turns", f"{plain / merged:.2f}x"),
-    ]
     for name, kept, total in result.kept:
         rows.append((f"tokens kept, {name}", f"{kept} of {total} ({100 * kept / total:.0f} %)"))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in rows
-    )
     legend = "".join(
         f'<span><i style="background: rgb({int(r)}, {int(g)}, {int(b)})"></i>{escape(str(name))}'
         "</span>"
         for name, (r, g, b) in result.legend
     )
-    return f'<table>{lines}</table><div class="explore-legend">{legend}</div>'
+    return f'{_table(rows)}<div class="explore-legend">{legend}</div>'
+
+
+def _times(times: Times) -> str:
+    """A table of what was measured."""
+    how = f"medians of {times.rounds} in turns" if times.rounds > 1 else "each timed once, in turn"
+    return _table([
+        ("this image without merging", f"{times.plain:.0f} ms"),
+        ("with merging", f"{times.merged:.0f} ms"),
+        (f"speed-up, {how}", f"{times.plain / times.merged:.2f}x"),
+    ])  # fmt: skip
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in rows
+    )
+    return f"<table>{lines}</table>"

@@ -164,7 +164,8 @@ def test_a_visit(visitor, photo):
     visitor.until(lambda: visitor.value("preset") == "own")
     assert "stride=(4, 4)" in visitor.code()
 
-    assert "kept" in visitor.text("token")
+    visitor.until(lambda: "kept" in visitor.text("token"))
+    visitor.until(lambda: "speed-up" in visitor.text("times"))  # all is in its place
     before = visitor.source("groups")
     picture = visitor.until(lambda: visitor.find("#groups img"))[0]
     visitor.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
@@ -179,6 +180,16 @@ def test_a_visit(visitor, photo):
     before = visitor.source("groups")
     visitor.find("#view input")[1].click()
     visitor.until(lambda: visitor.source("groups") != before)
+
+    # A token stays chosen under other merging, but not of another image.
+    before, row = visitor.source("groups"), visitor.value("row")
+    visitor.choose("preset", "n2d")
+    visitor.until(lambda: visitor.source("groups") != before)
+    assert 'tome_cfg="n2d"' in visitor.code()
+    assert f"The token in row {row}" in visitor.text("token")
+    visitor.choose("scene", "street 3")
+    visitor.until(lambda: "kept" in visitor.text("token"))
+    assert visitor.value("row") == ""
 
     asked = visitor.requests()
     assert asked
