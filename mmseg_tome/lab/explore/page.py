@@ -43,21 +43,60 @@ POLICY = (
 )
 """Content security policy: a browser refuses to ask any other machine, whatever is on the page."""
 CSS = """
+#status, #token, #numbers, #times,
+:is(#status, #token, #numbers, #times) .html-container {padding: 0 !important}
 .explore-numbers table {width: 100%; border-collapse: collapse}
 .explore-numbers table, .explore-numbers tbody, .explore-numbers tr {border: none !important}
 .explore-numbers th, .explore-numbers td {padding: 4px 0 !important; font-weight: normal !important;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important}
 .explore-numbers th {text-align: left !important}
 .explore-numbers td {text-align: right !important; padding-left: 12px !important;
+  white-space: nowrap;
   font-variant-numeric: tabular-nums}
-.explore-times:has(div[role]) {min-height: 102px}
+.explore-times:has(div[role]) {min-height: 92px}
 .explore-legend {display: flex; flex-wrap: wrap; gap: 4px 14px; margin-top: 6px}
 .explore-legend i {display: inline-block; width: 1em; height: 1em; border-radius: 3px;
   vertical-align: -2px; margin-right: 5px; border: 1px solid #8888}
+#compared [role=slider]:focus-visible {outline: 3px solid var(--color-accent)}
 .explore-status {min-height: 1.6em}
+#status .explore-status {font-size: 1.15em; font-weight: 600}
 .explore-error {color: #b3261e; font-weight: 600}
 .dark .explore-error {color: #ffb4ab}
 """
+SLIDER = """() => {
+  const dress = (tries) => {
+    const pictures = document.querySelectorAll("#compared img");
+    const handle = document.querySelector("#compared [data-testid=slider]");
+    if (pictures.length < 2 || !handle) return tries && setTimeout(dress, 100, tries - 1);
+    pictures[0].alt = "prediction without merging";
+    pictures[1].alt = "prediction with merging";
+    if (handle.role === "slider") return;
+    const space = () => handle.parentElement.getBoundingClientRect();
+    const place = () => {
+      const {left, width} = handle.getBoundingClientRect();
+      return left + width / 2 - space().left;
+    };
+    const tell = () => { handle.ariaValueNow = Math.round(100 * place() / space().width); };
+    Object.assign(handle, {role: "slider", tabIndex: 0, ariaValueMin: 0, ariaValueMax: 100,
+      ariaLabel: "Share of the picture that is without merging, in percent"});
+    handle.addEventListener("focus", tell);
+    handle.addEventListener("keydown", (event) => {
+      const {width, left, top} = space();
+      const to = {ArrowLeft: place() - width / 20, ArrowRight: place() + width / 20,
+        Home: 0, End: width}[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      const drag = (target, type, x) => target.dispatchEvent(new MouseEvent(type,
+        {bubbles: true, cancelable: true, view: window, clientX: left + x, clientY: top}));
+      drag(handle, "mousedown", place());
+      drag(window, "mousemove", Math.min(Math.max(to, 0), width));
+      drag(window, "mouseup", to);
+      setTimeout(tell, 50);
+    });
+  };
+  dress(30);
+}"""
+"""Gives Gradio's slider, which knows the mouse alone, names and keys."""
 
 
 def require_gradio() -> None:
@@ -106,7 +145,9 @@ def build(explorer: Explorer) -> tuple[gr.Blocks, dict]:
 
     page = _Page(explorer).build().queue(max_size=WAITING, api_open=False)
     theme = gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        primary_hue="rose",  # as what is marked
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
     )
     return page, dict(
         share=False, quiet=True, show_error=True, ssr_mode=False, pwa=False, mcp_server=False,
@@ -218,7 +259,8 @@ class _Page:
                     self._add_inputs(gr)
                 with gr.Column(scale=3, min_width=300):
                     self._add_results(gr)
-                    self._add_groups(gr)
+            with gr.Column(visible=False) as self.looks:  # until there is something to look at
+                self._add_groups(gr)
             self._connect(gr, page)
         return page
 
@@ -279,7 +321,9 @@ class _Page:
 
     def _add_results(self, gr) -> None:
         self.status = gr.HTML(
-            _status("Choose an image, or a scene of the demo."), elem_id="status", min_height=30
+            _status("Choose an image, or a scene of the demo."),
+            elem_id="status",
+            min_height=30,
         )
         self.slider = gr.ImageSlider(
             label="Without merging (left), with (right)",
@@ -288,39 +332,46 @@ class _Page:
             max_height=420,
             elem_id="compared",
         )
-        self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
-        self.times = gr.HTML(elem_id="times", elem_classes="explore-numbers explore-times")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
+            with gr.Column(scale=2, min_width=240):
+                self.times = gr.HTML(elem_id="times", elem_classes="explore-numbers explore-times")
 
     def _add_groups(self, gr) -> None:
         gr.Markdown("## Tokens of each stage\nClick a token to see its group.")
         self.result = gr.State(None, time_to_live=FORGOTTEN)  # a `_Shown`
         self.token = gr.State(None)
         with gr.Row():
-            self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=220)
-            self.view = gr.Radio([GROUPS, APART], value=GROUPS, label="Show", elem_id="view")
-        with gr.Row():
+            self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=260, scale=3)
+            self.view = gr.Radio(
+                [GROUPS, APART], value=GROUPS, label="Show", elem_id="view", min_width=250, scale=3
+            )
             zooms = [(f"{zoom}x", zoom) for zoom in ZOOMS]
             self.zoom = gr.Radio(
-                zooms, value=1, label="Zoom, around the token", elem_id="zoom", min_width=260
-            )
-            self.row = gr.Number(None, label="Token: row", precision=0, min_width=90, minimum=1,
-                                 elem_id="row")  # fmt: skip
-            self.col = gr.Number(None, label="Token: column", precision=0, min_width=90, minimum=1,
-                                 elem_id="column")  # fmt: skip
+                zooms, value=1, label="Zoom, around the token", elem_id="zoom", min_width=310,
+                scale=3,
+            )  # fmt: skip
+            number = dict(precision=0, min_width=120, minimum=1, scale=1)
+            self.row = gr.Number(None, label="Token row", elem_id="row", **number)
+            self.col = gr.Number(None, label="Token column", elem_id="column", **number)
         self.said = gr.HTML(_status("No image yet."), elem_id="token")
         looks = dict(interactive=False, buttons=["download", "fullscreen"])
-        self.groups = gr.Image(
-            label="Tokens", format="png", elem_id="groups",
-            alt_text="the image in groups of merged tokens", **looks,
-        )  # fmt: skip
-        self.difference = gr.Image(
-            label="What merging changed", format="jpeg", elem_id="difference",
-            alt_text="the image with what merging changed marked", **looks,
-        )  # fmt: skip
+        with gr.Row():
+            with gr.Column(min_width=300):
+                self.groups = gr.Image(
+                    label="Tokens", format="png", elem_id="groups",
+                    alt_text="the image in groups of merged tokens", **looks,
+                )  # fmt: skip
+            with gr.Column(min_width=300):
+                self.difference = gr.Image(
+                    label="What merging changed", format="jpeg", elem_id="difference",
+                    alt_text="the image with what merging changed marked", **looks,
+                )  # fmt: skip
 
     def _connect(self, gr, page) -> None:
         results = [self.status, self.slider, self.difference, self.numbers, self.times,
-                   self.code, self.result, self.stage]  # fmt: skip
+                   self.code, self.result, self.stage, self.looks]  # fmt: skip
         whole = [self.zoom, self.row, self.col]
         model = dict(
             trigger_mode="always_last", concurrency_limit=1, concurrency_id="model",
@@ -360,6 +411,7 @@ class _Page:
         state = [self.result, self.stage, self.view, self.zoom]
         for ran in runs:
             ran.then(self._draw, [*state, self.row, self.col], drawn, **quick)
+            ran.then(None, js=SLIDER, api_visibility="private")
             ran.then(self._measure, self.result, self.times, show_progress="hidden", **model)
         self.scene.input(self._scene, self.scene, self.photo, **quick)
 
@@ -441,13 +493,14 @@ class _Page:
             code,
             _Shown(photo, tome_cfg, result.groups),
             gr.Dropdown(choices=names, value=stage),
+            gr.Column(visible=True),
         )
 
     def _nothing(self, said: str, code, wrong: bool = True) -> tuple:
         import gradio as gr
 
         none = gr.Dropdown(choices=[], value=None)
-        return _status(said, wrong), None, None, "", "", code, None, none
+        return _status(said, wrong), None, None, "", "", code, None, none, gr.Column(visible=False)
 
     def _measure(self, shown: _Shown | None) -> str:
         """What `times` show of what the page shows."""
@@ -474,6 +527,8 @@ class _Page:
         said = f"{groups.stage.name}, {groups.stage.counts}."
         if token is not None:
             said = groups.describe(token)
+        if view == APART:
+            said += " Bright: kept apart; dark: in a large group."
         return picture, _status(said), token
 
     def _select(self, index, shown: _Shown | None, stage, view, zoom, around) -> tuple:
@@ -508,7 +563,8 @@ def _numbers(result: Comparison) -> str:
     if result.shift is not None:
         rows.append(("mean shift of keypoints", f"{result.shift:.2f} px"))
     for name, kept, total in result.kept:
-        rows.append((f"tokens kept, {name}", f"{kept} of {total} ({100 * kept / total:.0f} %)"))
+        share = f"{kept} of {total} ({100 * kept / total:.0f} %)"
+        rows.append((f"tokens kept, {name.partition(',')[0]}", share))  # without the grid
     legend = "".join(
         f'<span><i style="background: rgb({int(r)}, {int(g)}, {int(b)})"></i>{escape(str(name))}'
         "</span>"
@@ -519,11 +575,11 @@ def _numbers(result: Comparison) -> str:
 
 def _times(times: Times) -> str:
     """A table of what was measured."""
-    how = f"medians of {times.rounds} in turns" if times.rounds > 1 else "each timed once, in turn"
+    how = f"medians of {times.rounds} in turns" if times.rounds > 1 else "each timed once"
     return _table([
         ("this image without merging", f"{times.plain:.0f} ms"),
         ("with merging", f"{times.merged:.0f} ms"),
-        (f"speed-up, {how}", f"{times.plain / times.merged:.2f}x"),
+        (f"speed-up ({how})", f"{times.plain / times.merged:.2f}x"),
     ])  # fmt: skip
 
 

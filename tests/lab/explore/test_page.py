@@ -188,8 +188,8 @@ def test_a_visit(visitor, photo):
     assert 'tome_cfg="n2d"' in visitor.code()
     assert f"The token in row {row}" in visitor.text("token")
     visitor.choose("scene", "street 3")
-    visitor.until(lambda: "kept" in visitor.text("token"))
-    assert visitor.value("row") == ""
+    visitor.until(lambda: visitor.value("row") == "")
+    visitor.until(lambda: "The token" not in visitor.text("token"))
 
     asked = visitor.requests()
     assert asked
@@ -228,6 +228,21 @@ def test_an_image_of_12000_pixels(visitor, tmp_path):
 def test_a_scene_of_the_demo(visitor):
     visitor.choose("scene", "street 2")
     visitor.until(lambda: "changes the class of" in visitor.text("status"))
+
+
+def test_the_slider_has_keys_and_its_pictures_names(visitor, photo):
+    visitor.drop(photo)
+    (handle,) = visitor.until(lambda: visitor.find("#compared [role=slider]"))
+    names = [each.accessible_name for each in visitor.find("#compared img")]
+    assert names == ["prediction without merging", "prediction with merging"]
+    visitor.driver.execute_script("arguments[0].focus()", handle)
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "50")
+    handle.send_keys("\ue014")  # arrow right
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "55")
+    handle.send_keys("\ue011")  # home
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "0")
+    clip = visitor.find("#compared img")[1].value_of_css_property("clip-path")
+    assert clip.replace("px", "") == "inset(0 0 0 0%)"
 
 
 def test_every_field_has_a_name(visitor):
