@@ -251,7 +251,7 @@ class _Page:
             gr.Markdown(
                 f"# What merges in your image\n{escape(self.explorer.name)}, "
                 f"{self.explorer.task}. Images are reduced to {self.explorer.longest} pixels on "
-                "their longest side, stay on this server, and are deleted after half an hour. "
+                "their longest side and stay on this server, which deletes files after half an hour. "
                 f"{self.explorer.notes}"
             )
             with gr.Row():
@@ -307,11 +307,11 @@ class _Page:
                 gr.Dropdown(modes, value=setting.mode, label=name, elem_id=f"{place}-mode"),
                 gr.Slider(
                     0, 0.95, setting.ratio, step=0.05, elem_id=f"{place}-ratio",
-                    label=f"{name}: ratio of tokens to remove (bsm, local, tome)",
+                    label=f"{name}: ratio of tokens to remove", info="bsm, local, tome",
                 ),
                 gr.Dropdown(
                     windows, value=setting.window, elem_id=f"{place}-window",
-                    label=f"{name}: window, rows x columns (bsm, local, n2d, n1d)",
+                    label=f"{name}: window, rows x columns", info="bsm, local, n2d, n1d",
                 ),
             ]  # fmt: skip
         self.controls += [
@@ -343,7 +343,10 @@ class _Page:
         self.result = gr.State(None, time_to_live=FORGOTTEN)  # a `_Shown`
         self.token = gr.State(None)
         with gr.Row():
-            self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=260, scale=3)
+            # Any value: the next wish may name a stage that the answer to the last one lacks.
+            self.stage = gr.Dropdown(
+                [], label="Stage", elem_id="stage", min_width=260, scale=3, allow_custom_value=True
+            )
             self.view = gr.Radio(
                 [GROUPS, APART], value=GROUPS, label="Show", elem_id="view", min_width=250, scale=3
             )
@@ -485,11 +488,11 @@ class _Page:
         if stage not in sizes:  # the finest grid shows most
             stage = max(sizes, key=sizes.get, default=None)
         return (
-            _status(f"{result.summary[:1].upper()}{result.summary[1:]}."),
+            _status(f"{result.summary}."),
             (result.plain, result.merged),
             result.difference,
             _numbers(result),
-            _status("Measuring both in turns."),
+            _status("Measuring both in turns.") if result.groups else "",
             code,
             _Shown(photo, tome_cfg, result.groups),
             gr.Dropdown(choices=names, value=stage),
@@ -504,7 +507,7 @@ class _Page:
 
     def _measure(self, shown: _Shown | None) -> str:
         """What `times` show of what the page shows."""
-        if shown is None:
+        if shown is None or not shown.groups:  # the same network twice
             return ""
         if shown.times is None:
             shown.times = self.explorer.measure(shown.image, shown.tome_cfg)
@@ -517,7 +520,8 @@ class _Page:
         if shown is None:
             return None, _status("No image yet."), None
         if stage not in shown.groups:
-            return None, _status("Nothing merges: choose a preset that does."), None
+            said = "Choose a stage of the list." if shown.groups else "Nothing merges."
+            return None, _status(said), None
         token = Token(int(row) - 1, int(col) - 1) if row and col else None
         return self._picture(shown.groups[stage], view, zoom, token)
 
@@ -552,7 +556,8 @@ class _Page:
 def _status(said: str, wrong: bool = False) -> str:
     """A line that screen readers say when it changes."""
     kind = "explore-status explore-error" if wrong else "explore-status"
-    return f'<div class="{kind}" role="{"alert" if wrong else "status"}">{escape(said)}</div>'
+    said = escape(said[:1].upper() + said[1:])
+    return f'<div class="{kind}" role="{"alert" if wrong else "status"}">{said}</div>'
 
 
 def _numbers(result: Comparison) -> str:

@@ -289,6 +289,21 @@ def test_ten_visitors_at_once(address, change, photo):
     assert len(set(said)) == 2
 
 
+def test_a_wish_may_name_a_stage_that_is_gone(address, change, photo):
+    """Of two wishes that follow each other closely the second knows no answer to the first."""
+    import httpx
+
+    event, (_, *controls) = change
+    with photo.open("rb") as file:
+        place = f"{address.rstrip('/')}/gradio_api/upload"
+        (path,) = httpx.post(place, files={"files": file}, timeout=WAIT).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    for merging in (controls, ["none" if each == "bsm" else each for each in controls]):
+        answer = Session(address, 200, event, [image, "stage3_q", *merging]).answer()
+        assert answer["success"]
+        assert "changes the class of" in answer["output"]["data"][0]
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
