@@ -251,8 +251,8 @@ class _Page:
             gr.Markdown(
                 f"# What merges in your image\n{escape(self.explorer.name)}, "
                 f"{self.explorer.task}. Images are reduced to {self.explorer.longest} pixels on "
-                "their longest side and stay on this server, which deletes files after half an hour. "
-                f"{self.explorer.notes}"
+                "their longest side and stay on this server, which deletes files after half an "
+                f"hour. {self.explorer.notes}"
             )
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
