@@ -122,6 +122,9 @@ setup(
             "openvino",
             "optuna",
             "transformers",
+            # The page of mmseg-tome explore, and what drives it and the exported page in Chromium.
+            "gradio",
+            "selenium",
             # Its interpreter checks the kernels where there is no GPU.
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",
         ],

@@ -98,7 +98,7 @@ def record_passes(model: nn.Module) -> Iterator[list[Pass]]:
 
 @contextmanager
 def _stock_windows(model: nn.Module) -> Iterator[None]:
-    if not hasattr(model, "labels_only"):
+    if not hasattr(model, "labels_only") or model.test_cfg.get("mode", "whole") == "whole":
         yield
         return
     from mmseg.models.segmentors import EncoderDecoder

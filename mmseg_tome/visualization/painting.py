@@ -58,9 +58,10 @@ def paint_groups(image: np.ndarray, groups: np.ndarray) -> np.ndarray:
     Returns:
         A new image, `[H, W, 3]` uint8.
     """
-    _, dense = np.unique(groups, return_inverse=True)
-    dense = dense.ravel()
-    count = np.bincount(dense)[:, None]
+    dense = groups.ravel() - groups.min()
+    if dense.max() >= dense.size:  # else sorting them costs more than some empty groups
+        dense = np.unique(dense, return_inverse=True)[1]
+    count = np.maximum(np.bincount(dense), 1)[:, None]
     total = [np.bincount(dense, image[..., c].ravel().astype(float)) for c in range(3)]
     colour = np.stack(total, axis=1) / count  # [groups, 3]
     return colour.round().astype(np.uint8)[dense].reshape(image.shape)

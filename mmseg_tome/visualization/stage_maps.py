@@ -120,7 +120,11 @@ class StageMap:
         return f"{self.kept} of {self.total} kept ({share:.{digits}f} %){windows}"
 
     def paint(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Draw groups and heat at the size of an image.
+        """Draw groups and heat at the size of an image: `paint_groups` and `paint_heat`."""
+        return self.paint_groups(image), self.paint_heat(image.shape[:2])
+
+    def paint_groups(self, image: np.ndarray) -> np.ndarray:
+        """Draw groups in their mean colours.
 
         Lines run between groups unless these are so small that lines would cover the picture.
 
@@ -128,13 +132,17 @@ class StageMap:
             image: The picture, `[H, W, 3]` uint8 RGB, of any size.
 
         Returns:
-            Groups in their mean colours, and the heat in `COLOUR_MAP`, both as the image is.
+            A new picture, as the image is.
         """
         groups = stretch(self.groups, image.shape[:2])
         painted, lines = paint_groups(image, groups), borders(groups)
         if 0 < lines.mean() <= CROWDED:
             painted[lines] = _contrast(painted[lines], min(1, SPARSE / lines.mean()))
-        return painted, colour_heat(stretch(self.heat, image.shape[:2]))
+        return painted
+
+    def paint_heat(self, size: tuple[int, int]) -> np.ndarray:
+        """Draw the heat in `COLOUR_MAP` at `size`, (height, width): `[height, width, 3]` uint8."""
+        return colour_heat(stretch(self.heat, size))
 
 
 def tokens_apart(slot: np.ndarray) -> np.ndarray:

@@ -89,6 +89,11 @@ def address(folder):
         def log_message(self, *_):
             pass
 
+        def end_headers(self):
+            # Nor does a worker then have a file that a test takes away.
+            self.send_header("Cache-Control", "no-store")
+            super().end_headers()
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://localhost:{server.server_port}/"
@@ -247,7 +252,6 @@ def test_a_file_that_is_missing_is_named(browser, address, folder, picture, lack
     aside = folder.parent / "aside"
     (folder / lacking).rename(aside)
     try:
-        browser.execute_cdp_cmd("Network.setCacheDisabled", dict(cacheDisabled=True))
         browser.get(address)
         if lacking in ("models/none.onnx", "ort/ort-wasm-simd-threaded.wasm"):
             wait_for(browser, "status", "Ready")
@@ -255,7 +259,6 @@ def test_a_file_that_is_missing_is_named(browser, address, folder, picture, lack
         assert message in wait_for(browser, "problem", message)
     finally:
         aside.rename(folder / lacking)
-        browser.execute_cdp_cmd("Network.setCacheDisabled", dict(cacheDisabled=False))
 
 
 def test_the_folder_is_whole(folder):

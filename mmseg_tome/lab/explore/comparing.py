@@ -7,9 +7,11 @@ import statistics
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -37,7 +39,7 @@ from mmseg_tome.visualization.stage_maps import StageMap, network_image, read_st
 OPACITY = 0.6  # of the classes' colours
 REMEMBERED = 16
 """Images whose unmerged prediction is kept."""
-SECONDS, ROUNDS = 0.5, 5
+SECONDS, ROUNDS = 1.0, 5
 """How long and how often both are timed, at most; once each in any case."""
 RESIZES = ("Resize", "ResizeShortestEdge")
 """Steps of a test pipeline that the page does itself."""
@@ -65,8 +67,6 @@ class Comparison:
             above the threshold.
         summary: What changes, in words.
         legend: Names and colours, RGB.
-        ms: Milliseconds an image without and with merging, medians of `rounds` in turns.
-        rounds: How often each was timed.
     """
 
     tome_cfg: Merging
@@ -80,14 +80,20 @@ class Comparison:
     shift: float | None
     summary: str
     legend: list[tuple[str, tuple[int, int, int]]]
-    ms: tuple[float, float]
-    rounds: int
 
     @property
     def kept(self) -> list[tuple[str, int, int]]:
         """Name, tokens after merging and tokens before, of each sequence that merges."""
         stages = [view.stage for view in self.groups.values()]
         return [(stage.name, stage.kept, stage.total) for stage in stages]
+
+
+class Times(NamedTuple):
+    """Milliseconds an image without and with merging, medians of `rounds` in turns."""
+
+    plain: float
+    merged: float
+    rounds: int
 
 
 class Explorer:
@@ -142,6 +148,8 @@ class Explorer:
     ) -> Comparison:
         """Run an image without and with merging by the same weights.
 
+        The unmerged prediction is remembered: other merging of the same image needs none.
+
         Args:
             image: `[H, W, 3]` uint8, RGB.
             tome_cfg: How to merge.
@@ -152,17 +160,15 @@ class Explorer:
             ModelInputError: The image is too small for the network.
         """
         image = self._reduced(image)
-        scope = DefaultScope.overwrite_default_scope(self._scope)  # another model may have set its
-        with self._one_at_a_time, scope, suspended(self.model):
-            tell(0.05, "predicting with merging")
+        with self._running(image):
+            tell(0.1, "predicting with merging")
             set_merging(self.model, tome_cfg)
             with record_passes(self.model) as passes:
                 merged = self._predict(image)
-            tell(0.3, "predicting without merging")
+            if self._key(image) not in self._plain:
+                tell(0.4, "predicting without merging")
             plain = self._without_merging(image)
-            tell(0.5, "measuring both in turns")
-            *ms, rounds = self._time(image, tome_cfg)
-        tell(0.9, "drawing")
+        tell(0.8, "drawing")
         item = Item(Source(Path("image"), "image", False), image[..., ::-1])
         agreement = shift = None
         if self.task == "pose":
@@ -188,9 +194,42 @@ class Explorer:
             shift,
             compared.summary,
             compared.legend,
-            tuple(ms),
-            rounds,
         )
+
+    def measure(self, image: np.ndarray, tome_cfg: Merging) -> Times:
+        """Time an image without and with merging, in turns.
+
+        Args and what it raises are those of `compare`.
+        """
+        image = self._reduced(image)
+        times: tuple[list[float], list[float]] = ([], [])
+        with self._running(image):
+            start = time.perf_counter()
+            while True:
+                for merging, found in zip((None, tome_cfg), times, strict=True):
+                    set_merging(self.model, merging)
+                    found.append(self._predict(image).result["ms"])
+                rounds = len(times[0])
+                one_more = (time.perf_counter() - start) * (rounds + 1) / rounds
+                if rounds == ROUNDS or one_more > SECONDS:
+                    return Times(*map(statistics.median, times), rounds)
+
+    @contextmanager
+    def _running(self, image: np.ndarray) -> Iterator[None]:
+        """The model for one image at a time, in a scope of its own.
+
+        Where one window holds the whole image it runs as a whole, which costs less.
+        """
+        scope = DefaultScope.overwrite_default_scope(self._scope)  # another model may have set its
+        with self._one_at_a_time, scope, suspended(self.model):
+            given = self.model.test_cfg
+            crop = given.get("crop_size") if given.get("mode") == "slide" else None
+            if crop and all(np.less_equal(image.shape[:2], crop)):
+                self.model.test_cfg = type(given)({**given, "mode": "whole"})
+            try:
+                yield
+            finally:
+                self.model.test_cfg = given
 
     def _reduced(self, image: np.ndarray) -> np.ndarray:
         scale = self.longest / max(image.shape[:2])
@@ -200,7 +239,7 @@ class Explorer:
 
     def _without_merging(self, image: np.ndarray) -> Prediction:
         """The unmerged prediction, of an image that came before the one of then."""
-        key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+        key = self._key(image)
         if key not in self._plain:
             set_merging(self.model, None)
             with record_passes(self.model):  # by the same arithmetic as with merging
@@ -210,15 +249,9 @@ class Explorer:
             self._plain.popitem(last=False)
         return self._plain[key]
 
-    def _time(self, image: np.ndarray, tome_cfg: Merging) -> tuple[float, float, int]:
-        """Median milliseconds of both, in turns, and how many of each."""
-        times: tuple[list[float], list[float]] = ([], [])
-        end = time.perf_counter() + SECONDS
-        while not times[0] or (time.perf_counter() < end and len(times[0]) < ROUNDS):
-            for merging, found in zip((None, tome_cfg), times, strict=True):
-                set_merging(self.model, merging)
-                found.append(self._predict(image).result["ms"])
-        return *(statistics.median(each) for each in times), len(times[0])
+    @staticmethod
+    def _key(image: np.ndarray) -> bytes:
+        return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
 
     def _predict(self, image: np.ndarray) -> Prediction:
         """The prediction of an image, RGB; `result["ms"]` is without reading and painting it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from mmseg_tome.errors import UserError
 from mmseg_tome.lab.demo.dataset import scene_rng
 from mmseg_tome.lab.demo.scene import render_scene
 from mmseg_tome.lab.explore import settings
-from mmseg_tome.lab.explore.comparing import Comparison, Explorer
+from mmseg_tome.lab.explore.comparing import REMEMBERED, Comparison, Explorer, Times
 from mmseg_tome.lab.explore.pictures import ZOOMS, GroupsView, Token, read_photo
 from mmseg_tome.lab.explore.settings import NONE, OWN, SequenceSetting, StageSetting
 from mmseg_tome.merging import PRESETS
@@ -42,20 +43,60 @@ POLICY = (
 )
 """Content security policy: a browser refuses to ask any other machine, whatever is on the page."""
 CSS = """
+#status, #token, #numbers, #times,
+:is(#status, #token, #numbers, #times) .html-container {padding: 0 !important}
 .explore-numbers table {width: 100%; border-collapse: collapse}
 .explore-numbers table, .explore-numbers tbody, .explore-numbers tr {border: none !important}
 .explore-numbers th, .explore-numbers td {padding: 4px 0 !important; font-weight: normal !important;
   border: none !important; border-bottom: 1px solid var(--border-color-primary) !important}
 .explore-numbers th {text-align: left !important}
 .explore-numbers td {text-align: right !important; padding-left: 12px !important;
+  white-space: nowrap;
   font-variant-numeric: tabular-nums}
+.explore-times:has(div[role]) {min-height: 92px}
 .explore-legend {display: flex; flex-wrap: wrap; gap: 4px 14px; margin-top: 6px}
 .explore-legend i {display: inline-block; width: 1em; height: 1em; border-radius: 3px;
   vertical-align: -2px; margin-right: 5px; border: 1px solid #8888}
+#compared [role=slider]:focus-visible {outline: 3px solid var(--color-accent)}
 .explore-status {min-height: 1.6em}
+#status .explore-status {font-size: 1.15em; font-weight: 600}
 .explore-error {color: #b3261e; font-weight: 600}
 .dark .explore-error {color: #ffb4ab}
 """
+SLIDER = """() => {
+  const dress = (tries) => {
+    const pictures = document.querySelectorAll("#compared img");
+    const handle = document.querySelector("#compared [data-testid=slider]");
+    if (pictures.length < 2 || !handle) return tries && setTimeout(dress, 100, tries - 1);
+    pictures[0].alt = "prediction without merging";
+    pictures[1].alt = "prediction with merging";
+    if (handle.role === "slider") return;
+    const space = () => handle.parentElement.getBoundingClientRect();
+    const place = () => {
+      const {left, width} = handle.getBoundingClientRect();
+      return left + width / 2 - space().left;
+    };
+    const tell = () => { handle.ariaValueNow = Math.round(100 * place() / space().width); };
+    Object.assign(handle, {role: "slider", tabIndex: 0, ariaValueMin: 0, ariaValueMax: 100,
+      ariaLabel: "Share of the picture that is without merging, in percent"});
+    handle.addEventListener("focus", tell);
+    handle.addEventListener("keydown", (event) => {
+      const {width, left, top} = space();
+      const to = {ArrowLeft: place() - width / 20, ArrowRight: place() + width / 20,
+        Home: 0, End: width}[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      const drag = (target, type, x) => target.dispatchEvent(new MouseEvent(type,
+        {bubbles: true, cancelable: true, view: window, clientX: left + x, clientY: top}));
+      drag(handle, "mousedown", place());
+      drag(window, "mousemove", Math.min(Math.max(to, 0), width));
+      drag(window, "mouseup", to);
+      setTimeout(tell, 50);
+    });
+  };
+  dress(30);
+}"""
+"""Gives Gradio's slider, which knows the mouse alone, names and keys."""
 
 
 def require_gradio() -> None:
@@ -104,7 +145,9 @@ def build(explorer: Explorer) -> tuple[gr.Blocks, dict]:
 
     page = _Page(explorer).build().queue(max_size=WAITING, api_open=False)
     theme = gr.themes.Default(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        primary_hue="rose",  # as what is marked
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
     )
     return page, dict(
         share=False, quiet=True, show_error=True, ssr_mode=False, pwa=False, mcp_server=False,
@@ -154,13 +197,15 @@ def make_photo(longest: int, **options) -> gr.Image:
 
     photo = gr.Image(**options)
     move = photo.async_move_resource_to_block_cache
+    # Gradio asks at every change of a setting, and names a file by what it holds.
+    read = functools.lru_cache(REMEMBERED)(lambda path: read_photo(path, longest))
 
     def preprocess(payload) -> np.ndarray | UserError | None:
         # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
         if payload is None or not payload.path:
             return None
         try:
-            return read_photo(payload.path, longest)
+            return read(payload.path)
         except UserError as error:
             return error
 
@@ -171,6 +216,16 @@ def make_photo(longest: int, **options) -> gr.Image:
 
     photo.preprocess, photo.async_move_resource_to_block_cache = preprocess, move_uploads_alone
     return photo
+
+
+@dataclass(eq=False)
+class _Shown:
+    """What the page knows of what it shows a visitor."""
+
+    image: np.ndarray
+    tome_cfg: settings.Merging
+    groups: dict[str, GroupsView]
+    times: Times | None = None
 
 
 class _Page:
@@ -196,15 +251,16 @@ class _Page:
             gr.Markdown(
                 f"# What merges in your image\n{escape(self.explorer.name)}, "
                 f"{self.explorer.task}. Images are reduced to {self.explorer.longest} pixels on "
-                "their longest side, stay on this server, and are deleted after half an hour. "
-                f"{self.explorer.notes}"
+                "their longest side and stay on this server, which deletes files after half an "
+                f"hour. {self.explorer.notes}"
             )
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
                     self._add_inputs(gr)
                 with gr.Column(scale=3, min_width=300):
                     self._add_results(gr)
-                    self._add_groups(gr)
+            with gr.Column(visible=False) as self.looks:  # until there is something to look at
+                self._add_groups(gr)
             self._connect(gr, page)
         return page
 
@@ -251,11 +307,11 @@ class _Page:
                 gr.Dropdown(modes, value=setting.mode, label=name, elem_id=f"{place}-mode"),
                 gr.Slider(
                     0, 0.95, setting.ratio, step=0.05, elem_id=f"{place}-ratio",
-                    label=f"{name}: ratio of tokens to remove (bsm, local, tome)",
+                    label=f"{name}: ratio of tokens to remove", info="bsm, local, tome",
                 ),
                 gr.Dropdown(
                     windows, value=setting.window, elem_id=f"{place}-window",
-                    label=f"{name}: window, rows x columns (bsm, local, n2d, n1d)",
+                    label=f"{name}: window, rows x columns", info="bsm, local, n2d, n1d",
                 ),
             ]  # fmt: skip
         self.controls += [
@@ -265,7 +321,9 @@ class _Page:
 
     def _add_results(self, gr) -> None:
         self.status = gr.HTML(
-            _status("Choose an image, or a scene of the demo."), elem_id="status", min_height=30
+            _status("Choose an image, or a scene of the demo."),
+            elem_id="status",
+            min_height=30,
         )
         self.slider = gr.ImageSlider(
             label="Without merging (left), with (right)",
@@ -274,45 +332,55 @@ class _Page:
             max_height=420,
             elem_id="compared",
         )
-        self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                self.numbers = gr.HTML(elem_id="numbers", elem_classes="explore-numbers")
+            with gr.Column(scale=2, min_width=240):
+                self.times = gr.HTML(elem_id="times", elem_classes="explore-numbers explore-times")
 
     def _add_groups(self, gr) -> None:
         gr.Markdown("## Tokens of each stage\nClick a token to see its group.")
-        self.result = gr.State({}, time_to_live=FORGOTTEN)  # the groups of `Comparison`
+        self.result = gr.State(None, time_to_live=FORGOTTEN)  # a `_Shown`
         self.token = gr.State(None)
         with gr.Row():
-            self.stage = gr.Dropdown([], label="Stage", elem_id="stage", min_width=220)
-            self.view = gr.Radio([GROUPS, APART], value=GROUPS, label="Show", elem_id="view")
-        with gr.Row():
+            # Any value: the next wish may name a stage that the answer to the last one lacks.
+            self.stage = gr.Dropdown(
+                [], label="Stage", elem_id="stage", min_width=260, scale=3, allow_custom_value=True
+            )
+            self.view = gr.Radio(
+                [GROUPS, APART], value=GROUPS, label="Show", elem_id="view", min_width=250, scale=3
+            )
             zooms = [(f"{zoom}x", zoom) for zoom in ZOOMS]
             self.zoom = gr.Radio(
-                zooms, value=1, label="Zoom, around the token", elem_id="zoom", min_width=260
-            )
-            self.row = gr.Number(None, label="Token: row", precision=0, min_width=90, minimum=1,
-                                 elem_id="row")  # fmt: skip
-            self.col = gr.Number(None, label="Token: column", precision=0, min_width=90, minimum=1,
-                                 elem_id="column")  # fmt: skip
+                zooms, value=1, label="Zoom, around the token", elem_id="zoom", min_width=310,
+                scale=3,
+            )  # fmt: skip
+            number = dict(precision=0, min_width=120, minimum=1, scale=1)
+            self.row = gr.Number(None, label="Token row", elem_id="row", **number)
+            self.col = gr.Number(None, label="Token column", elem_id="column", **number)
         self.said = gr.HTML(_status("No image yet."), elem_id="token")
         looks = dict(interactive=False, buttons=["download", "fullscreen"])
-        self.groups = gr.Image(
-            label="Tokens", format="png", elem_id="groups",
-            alt_text="the image in groups of merged tokens", **looks,
-        )  # fmt: skip
-        self.difference = gr.Image(
-            label="What merging changed", format="jpeg", elem_id="difference",
-            alt_text="the image with what merging changed marked", **looks,
-        )  # fmt: skip
+        with gr.Row():
+            with gr.Column(min_width=300):
+                self.groups = gr.Image(
+                    label="Tokens", format="png", elem_id="groups",
+                    alt_text="the image in groups of merged tokens", **looks,
+                )  # fmt: skip
+            with gr.Column(min_width=300):
+                self.difference = gr.Image(
+                    label="What merging changed", format="jpeg", elem_id="difference",
+                    alt_text="the image with what merging changed marked", **looks,
+                )  # fmt: skip
 
     def _connect(self, gr, page) -> None:
-        shown = [self.stage, self.view, self.zoom, self.row, self.col]
-        results = [self.status, self.slider, self.difference, self.numbers, self.code,
-                   self.result, self.token, *shown, self.said, self.groups]  # fmt: skip
+        results = [self.status, self.slider, self.difference, self.numbers, self.times,
+                   self.code, self.result, self.stage, self.looks]  # fmt: skip
+        whole = [self.zoom, self.row, self.col]
         model = dict(
             trigger_mode="always_last", concurrency_limit=1, concurrency_id="model",
-            api_visibility="private", show_progress_on=[self.slider], queue=True,
+            api_visibility="private", queue=True,
         )  # fmt: skip
         quick = dict(api_visibility="private", show_progress="hidden", trigger_mode="always_last")
-
         tells = gr.Progress()  # Gradio finds it by its place among the arguments
 
         def run(progress=tells, *given):
@@ -328,22 +396,30 @@ class _Page:
                 controls = self._values(self._stages_of(name))
             return *controls, self._preset_of(controls), *run(progress, photo, stage, *controls)
 
+        def another(progress=tells, *given):
+            return *run(progress, *given), 1, None, None
+
         given = [self.photo, self.stage, *self.controls]
-        self.photo.change(run, given, results, **model)
-        self.preset.input(
-            preset, [self.preset, *given], [*self.controls, self.preset, *results], **model
-        )
-        gr.on(
-            [control.input for control in self.controls], own, given, [self.preset, *results],
-            **model,
-        )  # fmt: skip
+        inputs = [control.input for control in self.controls]
+        shows = dict(model, show_progress_on=[self.slider])
+        runs = [
+            self.photo.change(another, given, [*results, *whole], **shows),
+            self.preset.input(
+                preset, [self.preset, *given], [*self.controls, self.preset, *results], **shows
+            ),
+            gr.on(inputs, own, given, [self.preset, *results], **shows),
+        ]
+        # By what the page shows by then: a token that is chosen meanwhile stays chosen.
+        drawn = [self.groups, self.said, self.token]
+        state = [self.result, self.stage, self.view, self.zoom]
+        for ran in runs:
+            ran.then(self._draw, [*state, self.row, self.col], drawn, **quick)
+            ran.then(None, js=SLIDER, api_visibility="private")
+            ran.then(self._measure, self.result, self.times, show_progress="hidden", **model)
         self.scene.input(self._scene, self.scene, self.photo, **quick)
 
-        state = [self.result, self.stage, self.view, self.zoom]
-        drawn = [self.groups, self.said, self.token]
-
-        def select(event, found, stage, view, zoom, token):
-            return self._select(event.index, found, stage, view, zoom, token)
+        def select(event, shown, stage, view, zoom, token):
+            return self._select(event.index, shown, stage, view, zoom, token)
 
         select.__annotations__ = dict(event=gr.SelectData)  # by which Gradio knows it
         self.groups.select(select, [*state, self.token], [self.row, self.col, *drawn], **quick)
@@ -411,39 +487,43 @@ class _Page:
         sizes = {label: view.stage.total for label, view in result.groups.items()}
         if stage not in sizes:  # the finest grid shows most
             stage = max(sizes, key=sizes.get, default=None)
-        picture, said, token = self._draw(result.groups, stage, GROUPS, 1, None, None)
         return (
-            _status(f"{result.summary[:1].upper()}{result.summary[1:]}."),
+            _status(f"{result.summary}."),
             (result.plain, result.merged),
             result.difference,
             _numbers(result),
+            _status("Measuring both in turns.") if result.groups else "",
             code,
-            result.groups,
-            token,
+            _Shown(photo, tome_cfg, result.groups),
             gr.Dropdown(choices=names, value=stage),
-            GROUPS,
-            1,
-            None,
-            None,
-            said,
-            picture,
+            gr.Column(visible=True),
         )
 
     def _nothing(self, said: str, code, wrong: bool = True) -> tuple:
         import gradio as gr
 
         none = gr.Dropdown(choices=[], value=None)
-        empty = (None, None, "", code, {}, None, none, GROUPS, 1, None, None)
-        return _status(said, wrong), *empty, _status("No image yet."), None
+        return _status(said, wrong), None, None, "", "", code, None, none, gr.Column(visible=False)
+
+    def _measure(self, shown: _Shown | None) -> str:
+        """What `times` show of what the page shows."""
+        if shown is None or not shown.groups:  # the same network twice
+            return ""
+        if shown.times is None:
+            shown.times = self.explorer.measure(shown.image, shown.tome_cfg)
+        return _times(shown.times)
 
     def _draw(
-        self, found: dict[str, GroupsView], stage: str | None, view: str, zoom: int, row, col
+        self, shown: _Shown | None, stage: str | None, view: str, zoom: int, row, col
     ) -> tuple[np.ndarray | None, str, Token | None]:
         """The picture of a stage, a sentence about the token, and the token."""
-        if stage not in found:
-            return None, _status("Nothing merges: choose an image, and a preset that does."), None
+        if shown is None:
+            return None, _status("No image yet."), None
+        if stage not in shown.groups:
+            said = "Choose a stage of the list." if shown.groups else "Nothing merges."
+            return None, _status(said), None
         token = Token(int(row) - 1, int(col) - 1) if row and col else None
-        return self._picture(found[stage], view, zoom, token)
+        return self._picture(shown.groups[stage], view, zoom, token)
 
     def _picture(self, groups: GroupsView, view: str, zoom: int, token: Token | None) -> tuple:
         zoom = zoom if zoom in ZOOMS else 1
@@ -451,13 +531,15 @@ class _Page:
         said = f"{groups.stage.name}, {groups.stage.counts}."
         if token is not None:
             said = groups.describe(token)
+        if view == APART:
+            said += " Bright: kept apart; dark: in a large group."
         return picture, _status(said), token
 
-    def _select(self, index, found: dict[str, GroupsView], stage, view, zoom, around) -> tuple:
+    def _select(self, index, shown: _Shown | None, stage, view, zoom, around) -> tuple:
         """The token under a click, and what `_draw` gives for it."""
-        groups = found.get(stage)
+        groups = shown.groups.get(stage) if shown else None
         if groups is None:
-            return None, None, *self._draw(found, stage, view, zoom, None, None)
+            return None, None, *self._draw(shown, stage, view, zoom, None, None)
         zoom = zoom if zoom in ZOOMS else 1
         height, width = self._shape(groups, zoom)
         x, y = (float(value) for value in index)
@@ -474,31 +556,41 @@ class _Page:
 def _status(said: str, wrong: bool = False) -> str:
     """A line that screen readers say when it changes."""
     kind = "explore-status explore-error" if wrong else "explore-status"
-    return f'<div class="{kind}" role="{"alert" if wrong else "status"}">{escape(said)}</div>'
+    said = escape(said[:1].upper() + said[1:])
+    return f'<div class="{kind}" role="{"alert" if wrong else "status"}">{said}</div>'
 
 
 def _numbers(result: Comparison) -> str:
-    """A table of what was counted and measured."""
-    plain, merged = result.ms
+    """A table of what was counted, and the colours."""
     rows = []
     if result.agreement is not None:
         rows.append(("pixels that keep their class", f"{100 * result.agreement:.2f} %"))
     if result.shift is not None:
         rows.append(("mean shift of keypoints", f"{result.shift:.2f} px"))
-    rows += [
-        ("without merging, this image", f"{plain:.0f} ms"),
-        ("with merging", f"{merged:.0f} ms"),
-        (f"speed-up, medians of {result.rounds} in turns", f"{plain / merged:.2f}x"),
-    ]
     for name, kept, total in result.kept:
-        rows.append((f"tokens kept, {name}", f"{kept} of {total} ({100 * kept / total:.0f} %)"))
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in rows
-    )
+        share = f"{kept} of {total} ({100 * kept / total:.0f} %)"
+        rows.append((f"tokens kept, {name.partition(',')[0]}", share))  # without the grid
     legend = "".join(
         f'<span><i style="background: rgb({int(r)}, {int(g)}, {int(b)})"></i>{escape(str(name))}'
         "</span>"
         for name, (r, g, b) in result.legend
     )
-    return f'<table>{lines}</table><div class="explore-legend">{legend}</div>'
+    return f'{_table(rows)}<div class="explore-legend">{legend}</div>'
+
+
+def _times(times: Times) -> str:
+    """A table of what was measured."""
+    how = f"medians of {times.rounds} in turns" if times.rounds > 1 else "each timed once"
+    return _table([
+        ("this image without merging", f"{times.plain:.0f} ms"),
+        ("with merging", f"{times.merged:.0f} ms"),
+        (f"speed-up ({how})", f"{times.plain / times.merged:.2f}x"),
+    ])  # fmt: skip
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in rows
+    )
+    return f"<table>{lines}</table>"

@@ -143,7 +143,7 @@ class GroupsView:
         size = max(1, round(height * scale)), max(1, round(width * scale))
         image = cv2.resize(self.image[part], size[::-1], interpolation=cv2.INTER_LINEAR)
         shown = replace(self.stage, groups=self.stage.groups[part], heat=self.stage.heat[part])
-        picture = np.ascontiguousarray(shown.paint(image)[int(heat)])
+        picture = shown.paint_heat(size) if heat else shown.paint_groups(image)
         if token is None:
             return picture
         mine = stretch(self._mine(token)[part], size)

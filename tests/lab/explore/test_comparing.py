@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 import mmseg_tome
 from mmseg_tome import compat
 from mmseg_tome.errors import UserError
+from mmseg_tome.lab.explore import comparing
 from mmseg_tome.lab.explore.comparing import Explorer
 from mmseg_tome.merging import TomeConfigError, parse_tome_cfg
 from mmseg_tome.nets.errors import ModelInputError
@@ -39,8 +40,6 @@ def test_numbers_and_pictures_are_of_the_same_predictions(explorer, street, resu
     assert np.array_equal(result.image, street)
     marked = (result.difference.astype(int).max(-1) - result.difference.min(-1)) > 60
     assert np.array_equal(marked, changed)
-    assert min(result.ms) > 0
-    assert result.rounds >= 1
 
 
 def test_tokens_kept_are_those_of_the_strategies(result):
@@ -67,28 +66,64 @@ def test_nothing_merges(explorer, street):
     assert (result.agreement, result.groups, result.kept) == (1, {}, [])
 
 
-def test_the_unmerged_prediction_is_made_once_an_image(load_tiny, street, monkeypatch):
-    explorer = Explorer(load_tiny(), "tiny", 256)
-    runs = []
-    predict = explorer._predict
-    monkeypatch.setattr(explorer, "_predict", lambda image: runs.append(0) or predict(image))
-    monkeypatch.setattr(explorer, "_time", lambda image, tome_cfg: (1.0, 1.0, 1))
+@pytest.fixture
+def passes(load_tiny):
+    """An explorer, and what merged in each forward pass of its network since."""
+    explorer, found = Explorer(load_tiny(), "tiny", 256), []
+    backbone = explorer.model.backbone
+    backbone.register_forward_hook(lambda *_: found.append(merging_of(backbone)))
+    return explorer, found
+
+
+def test_the_network_runs_no_more_than_it_must(passes, street):
+    """Unmerged once an image, however its merging changes: it takes the longest."""
+    explorer, ran = passes
+    hq, fast = parse_tome_cfg("hq"), parse_tome_cfg("fast")
+    none = parse_tome_cfg(None, 4)
     first = explorer.compare(street, "hq")
-    assert len(runs) == 2
+    assert ran == [hq, none]
     second = explorer.compare(street, "fast")
-    assert len(runs) == 3
+    assert ran == [hq, none, fast]
     assert np.array_equal(first.plain, second.plain)
+    explorer.compare(street, "hq")
+    assert ran == [hq, none, fast, hq]
     explorer.compare(street[:, ::-1], "fast")
-    assert len(runs) == 5
+    assert ran == [hq, none, fast, hq, fast, none]
+
+
+def test_both_are_timed_in_turns(passes, street, monkeypatch):
+    explorer, ran = passes
+    monkeypatch.setattr(comparing, "SECONDS", 0)
+    times = explorer.measure(street, "hq")
+    assert times.rounds == 1
+    assert min(times) > 0
+    assert ran == [parse_tome_cfg(None, 4), parse_tome_cfg("hq")]
+    monkeypatch.setattr(comparing, "SECONDS", 1000)
+    assert explorer.measure(street, "hq").rounds == comparing.ROUNDS
+    assert ran == ran[:2] * (1 + comparing.ROUNDS)
+
+
+def test_one_window_runs_as_a_whole(passes, street):
+    explorer, ran = passes
+    slide = dict(mode="slide", crop_size=(128, 256), stride=(96, 192))
+    whole = explorer.compare(street, "fast")
+    explorer.model.test_cfg = ConfigDict(slide)
+    explorer._plain.clear()
+    one = explorer.compare(street, "fast")
+    assert len(ran) == 4
+    assert np.array_equal(whole.merged, one.merged)
+    assert explorer.model.test_cfg == slide
+    explorer.model.test_cfg.crop_size = (128, 192)
+    assert explorer.compare(street, "fast").groups["stage3_q"].stage.windows == 2
+    assert len(ran) == 6
 
 
 def test_it_says_what_it_does(explorer, street):
     told = []
+    explorer.compare(street, "hq")
     explorer.compare(street, "n2d", lambda share, what: told.append((share, what)))
     assert [what for _, what in told] == [
         "predicting with merging",
-        "predicting without merging",
-        "measuring both in turns",
         "drawing",
     ]
     assert told == sorted(told)

@@ -164,7 +164,8 @@ def test_a_visit(visitor, photo):
     visitor.until(lambda: visitor.value("preset") == "own")
     assert "stride=(4, 4)" in visitor.code()
 
-    assert "kept" in visitor.text("token")
+    visitor.until(lambda: "kept" in visitor.text("token"))
+    visitor.until(lambda: "speed-up" in visitor.text("times"))  # all is in its place
     before = visitor.source("groups")
     picture = visitor.until(lambda: visitor.find("#groups img"))[0]
     visitor.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
@@ -179,6 +180,16 @@ def test_a_visit(visitor, photo):
     before = visitor.source("groups")
     visitor.find("#view input")[1].click()
     visitor.until(lambda: visitor.source("groups") != before)
+
+    # A token stays chosen under other merging, but not of another image.
+    before, row = visitor.source("groups"), visitor.value("row")
+    visitor.choose("preset", "n2d")
+    visitor.until(lambda: visitor.source("groups") != before)
+    assert 'tome_cfg="n2d"' in visitor.code()
+    assert f"The token in row {row}" in visitor.text("token")
+    visitor.choose("scene", "street 3")
+    visitor.until(lambda: visitor.value("row") == "")
+    visitor.until(lambda: "The token" not in visitor.text("token"))
 
     asked = visitor.requests()
     assert asked
@@ -217,6 +228,21 @@ def test_an_image_of_12000_pixels(visitor, tmp_path):
 def test_a_scene_of_the_demo(visitor):
     visitor.choose("scene", "street 2")
     visitor.until(lambda: "changes the class of" in visitor.text("status"))
+
+
+def test_the_slider_has_keys_and_its_pictures_names(visitor, photo):
+    visitor.drop(photo)
+    (handle,) = visitor.until(lambda: visitor.find("#compared [role=slider]"))
+    names = [each.accessible_name for each in visitor.find("#compared img")]
+    assert names == ["prediction without merging", "prediction with merging"]
+    visitor.driver.execute_script("arguments[0].focus()", handle)
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "50")
+    handle.send_keys("\ue014")  # arrow right
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "55")
+    handle.send_keys("\ue011")  # home
+    visitor.until(lambda: handle.get_attribute("aria-valuenow") == "0")
+    clip = visitor.find("#compared img")[1].value_of_css_property("clip-path")
+    assert clip.replace("px", "") == "inset(0 0 0 0%)"
 
 
 def test_every_field_has_a_name(visitor):
@@ -261,6 +287,21 @@ def test_ten_visitors_at_once(address, change, photo):
     said = [session.answer()["output"]["data"][0] for session in sessions]
     assert ["changes the class of 0.00 %" in each for each in said] == [False, True] * 5
     assert len(set(said)) == 2
+
+
+def test_a_wish_may_name_a_stage_that_is_gone(address, change, photo):
+    """Of two wishes that follow each other closely the second knows no answer to the first."""
+    import httpx
+
+    event, (_, *controls) = change
+    with photo.open("rb") as file:
+        place = f"{address.rstrip('/')}/gradio_api/upload"
+        (path,) = httpx.post(place, files={"files": file}, timeout=WAIT).json()
+    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    for merging in (controls, ["none" if each == "bsm" else each for each in controls]):
+        answer = Session(address, 200, event, [image, "stage3_q", *merging]).answer()
+        assert answer["success"]
+        assert "changes the class of" in answer["output"]["data"][0]
 
 
 @pytest.mark.parametrize(
