@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         UserError: It cannot be written.
     """
-    temporary, old = part_of(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, old = part_of(path), _old_of(path, os.getpid())
     remove_leftovers(path)
     try:
         with naming(path):
@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         for left in filter(Path.exists, (temporary, old)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            _remove(left)
 
 
 def part_of(path: Path, process: int | str | None = None) -> Path:
@@ -65,14 +65,38 @@ def part_of(path: Path, process: int | str | None = None) -> Path:
     return path.with_name(f".{path.stem}.{process or os.getpid()}.part{path.suffix}")
 
 
+def _old_of(path: Path, process: int | str) -> Path:
+    """Where a process keeps the folder `path` while another one takes its place."""
+    return path.with_name(f".{path.name}.{process}.old")
+
+
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed had begun to write in the place of `path`."""
-    pattern = part_of(Path(glob.escape(path.name)), "*").name
-    for left in path.parent.glob(pattern):
-        number = left.name.removesuffix(f".part{path.suffix}").rpartition(".")[2]
+    """Remove what processes that were killed had begun to write in the place of `path`.
+
+    A folder that they had moved away from there comes back if there is none now.
+    """
+    with suppress(OSError):
+        for old in _left_by_the_dead(path, _old_of):
+            _remove(old) if path.exists() else old.rename(path)
+    for left in _left_by_the_dead(path, part_of):
+        with suppress(OSError):
+            _remove(left)
+
+
+def _left_by_the_dead(path: Path, name_of: Callable[[Path, str], Path]) -> Iterator[Path]:
+    """Files and folders whose name, by `name_of`, has the number of a process that is no more."""
+    before, after = name_of(path, "*").name.rsplit("*", 1)
+    for left in path.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
+        number = left.name.removeprefix(before).removesuffix(after)
         if number.isdecimal() and not _runs(int(number)):
-            with suppress(OSError):
-                left.unlink()
+            yield left
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _runs(process: int) -> bool:

@@ -7,16 +7,22 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
 
 from mmseg_tome.export import program
 from mmseg_tome.export.metadata import Metadata
 from mmseg_tome.export.network import Network
 from mmseg_tome.export.requirements import require
 from mmseg_tome.export.tracing import SCORES_MIB
+
+if TYPE_CHECKING:
+    from executorch.exir import EdgeProgramManager
 
 METADATA = "metadata"
 """Name of the method of a `.pte` that gives the metadata, as one JSON string."""
@@ -36,7 +42,7 @@ def trace(network: Network, size: tuple[int, int], scores_mib: int = SCORES_MIB)
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
     with quiet():
-        return _folded(program.trace(network, size, scores_mib=scores_mib))
+        return _folded(program.trace(network, size, scores_mib=scores_mib, executorch=True))
 
 
 def quantise(traced: ExportedProgram, images: Sequence[np.ndarray]) -> ExportedProgram:
@@ -74,6 +80,20 @@ def quantise(traced: ExportedProgram, images: Sequence[np.ndarray]) -> ExportedP
             return torch.export.export(convert_pt2e(prepared), example)
 
 
+def lower(traced: ExportedProgram, metadata: Metadata) -> "EdgeProgramManager":
+    """The program with all that XNNPACK has in calls of it."""
+    with quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        return to_edge_transform_and_lower(
+            copy.deepcopy(traced),  # its constants are taken out
+            transform_passes=[_with_fewer_copies],
+            partitioner=[XnnpackPartitioner()],
+            constant_methods={METADATA: json.dumps(metadata.to_strings())},
+        )
+
+
 def write(traced: ExportedProgram, path: Path, metadata: Metadata) -> None:
     """Write a program to a file that names what is in it.
 
@@ -83,16 +103,41 @@ def write(traced: ExportedProgram, path: Path, metadata: Metadata) -> None:
         metadata: What a method of the file, `METADATA`, gives.
     """
     with quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        lowered = to_edge_transform_and_lower(
-            copy.deepcopy(traced),  # its constants are taken out
-            partitioner=[XnnpackPartitioner()],
-            constant_methods={METADATA: json.dumps(metadata.to_strings())},
-        )
-        content = lowered.to_executorch().buffer
+        content = lower(traced, metadata).to_executorch().buffer
     path.write_bytes(content)
+
+
+def _with_fewer_copies(module: GraphModule) -> PassResult:
+    """A graph of edge operators in which what only changes a shape is a view, or nothing.
+
+    Of such operators XNNPACK has views alone; all that it has not cuts its part of the graph in
+    two, and is computed by one thread.
+    """
+    from executorch.exir.dialects._ops import ops
+
+    aten = ops.edge.aten
+    view = aten.view_copy.default
+    shaping = [
+        view,
+        aten.alias_copy.default,
+        aten.expand_copy.default,
+        aten.squeeze_copy.dims,
+        aten.unsqueeze_copy.default,
+    ]
+    for node in module.graph.nodes:
+        if node.target not in shaping:
+            continue
+        source, shape = node.args[0], node.meta["val"].shape
+        if source.meta["val"].numel() != shape.numel():  # it is repeated
+            continue
+        if source.target is view:
+            source = source.args[0]
+        node.target, node.args, node.kwargs = view, (source, list(shape)), {}
+        if source.meta["val"].shape == shape:
+            node.replace_all_uses_with(source)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return PassResult(module, True)
 
 
 def _folded(traced: ExportedProgram) -> ExportedProgram:

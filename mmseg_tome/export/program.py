@@ -17,6 +17,7 @@ def trace(
     dynamic_batch: bool = False,
     for_onnx: bool = True,
     scores_mib: int = SCORES_MIB,
+    executorch: bool = False,
 ) -> ExportedProgram:
     """The network as a graph of torch operators for images of `size`, (H, W).
 
@@ -26,6 +27,7 @@ def trace(
         dynamic_batch: Take any number of images; otherwise one.
         for_onnx: In operators that ONNX has.
         scores_mib: For ONNX: attention scores of a sample that may exist at a time, in MiB.
+        executorch: For ONNX: in the forms that ExecuTorch is fast at, see `plain_onnx`.
 
     Raises:
         ImageSizeError: The size is too small for the network.
@@ -35,7 +37,7 @@ def trace(
     shapes: dict[str, dict[int, Dim]] | None = None
     if dynamic_batch:
         shapes = dict(images={0: Dim("batch", min=1, max=4096)})
-    with plain_onnx(scores_mib) if for_onnx else portable():
+    with plain_onnx(scores_mib, executorch=executorch) if for_onnx else portable():
         return export(network, (images,), dynamic_shapes=shapes, strict=False)
 
 

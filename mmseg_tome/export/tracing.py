@@ -14,7 +14,7 @@ def portable(any_size: bool = False) -> AbstractContextManager[None]:
 
 
 def plain_onnx(
-    scores_mib: int = SCORES_MIB, any_size: bool = False
+    scores_mib: int = SCORES_MIB, any_size: bool = False, executorch: bool = False
 ) -> AbstractContextManager[None]:
     """As `portable`, in operators that ONNX has, convolutions in NCHW.
 
@@ -22,6 +22,7 @@ def plain_onnx(
         scores_mib: Attention scores of a sample that may exist at a time, in MiB; 0 for all.
         any_size: As for `portable`. Neither are scores computed in parts then, nor do windows
             become poolings: both are made for one size.
+        executorch: For ExecuTorch, see `Export`.
     """
     scores = 0 if any_size else scores_mib * 2**20
-    return exporting(Export(onnx=True, any_size=any_size, scores=scores))
+    return exporting(Export(onnx=True, any_size=any_size, scores=scores, executorch=executorch))

@@ -55,20 +55,29 @@ def attend(
         return attention_triton.attend(q, k, v, bias)
     export = current_export()
     if export is not None and export.scores:
-        return attend_onnx(q, k, v, bias, export.scores)
+        if not export.executorch:
+            return attend_onnx(q, k, v, bias, export.scores)
+        heads = q.shape[:2]
+        if bias is not None:
+            bias = bias.expand(*heads, -1, -1).flatten(0, 1)
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # [B * heads, N or M, D]
+        limit = export.scores * heads[0]
+        return attend_onnx(q, k, v, bias, limit).unflatten(0, heads)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 
 def attend_onnx(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, limit: int) -> Tensor:
     """`attend` for as many queries at a time as have scores of `limit` bytes a sample.
 
+    Instead of batch and heads there may be one dimension, that of a single sample's heads.
+
     ONNX Runtime fuses no attention of plain operators: all scores of a 1024x1024 image's first
     stage are 256 MiB, written and read three times. The sum over keys is not split, so the result
     is that of attention, not an approximation.
     """
-    k = (k * q.shape[-1] ** -0.5).transpose(2, 3)
-    step = max(1, limit // (q.shape[1] * k.shape[3] * q.element_size()))
-    parts = q.split(step, dim=2) if step < q.shape[2] else [q]
+    k = (k * q.shape[-1] ** -0.5).transpose(-2, -1)
+    step = max(1, limit // (q.shape[-3] * k.shape[-1] * q.element_size()))
+    parts = q.split(step, dim=-2) if step < q.shape[-2] else [q]
     scores = (part @ k if bias is None else part @ k + bias for part in parts)
     parts = [s.softmax(dim=-1) @ v for s in scores]
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return torch.cat(parts, dim=-2) if len(parts) > 1 else parts[0]

@@ -71,11 +71,14 @@ class Export:
         any_size: Images of any size. Otherwise index maps of the grid become constants; the model
             must have run once at the size that is traced, so that they are in their caches.
         scores: Bytes of attention scores of a sample that may exist at a time; 0 for all.
+        executorch: Of what ONNX has, the forms that ExecuTorch is fast at: it copies what only
+            changes its shape.
     """
 
     onnx: bool
     any_size: bool = False
     scores: int = 0
+    executorch: bool = False
 
 
 _export: ContextVar[Export | None] = ContextVar("mmseg_tome_export", default=None)

@@ -85,10 +85,13 @@ def segment_mean(
     if export is None or not export.onnx:
         return segment_mean_torch(x, slot, num_slots)
     if windows is None or export.any_size:  # a pooling is made for one size
-        return segment_mean_onnx(x, slot, num_slots)
+        mean = segment_mean_executorch if export.executorch else segment_mean_onnx
+        return mean(x, slot, num_slots)
     hw, stride = windows
     grid = x.transpose(1, 2).unflatten(2, hw)  # [B, C, H, W]
-    options = dict(ceil_mode=True, count_include_pad=False)  # windows at the edges may be smaller
+    # Windows at the edges may be smaller; where none is, more runtimes have the operator.
+    cut = hw[0] % stride[0] or hw[1] % stride[1]
+    options = dict(ceil_mode=bool(cut), count_include_pad=False)
     return F.avg_pool2d(grid, stride, **options).flatten(2).transpose(1, 2)
 
 
@@ -195,6 +198,21 @@ def segment_mean_onnx(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
     index = slot[:, :, None].expand(batch, -1, channels)
     total = torch.zeros(batch, num_slots, channels, dtype=wide, device=x.device)
     total = total.scatter_add(1, index, x.to(wide))
+    return (total / sizes(slot, num_slots, wide)[:, :, None]).to(x.dtype)
+
+
+def segment_mean_executorch(x: Tensor, slot: Tensor, num_slots: int) -> Tensor:
+    """`segment_mean_onnx` channel by channel.
+
+    ExecuTorch's kernels take the slots of a channel, copied in one piece, and two dimensions in
+    half the time of those of a token, repeated one by one.
+    """
+    batch, _, channels = x.shape
+    wide = torch.promote_types(x.dtype, torch.float32)
+    index = slot[:, None].repeat(batch // slot.shape[0], channels, 1).flatten(0, 1)  # [B * C, N]
+    total = torch.zeros(batch * channels, num_slots, dtype=wide, device=x.device)
+    total = total.scatter_add(1, index, x.transpose(1, 2).flatten(0, 1).to(wide))
+    total = total.unflatten(0, (batch, channels)).transpose(1, 2)  # [B, M, C]
     return (total / sizes(slot, num_slots, wide)[:, :, None]).to(x.dtype)
 
 

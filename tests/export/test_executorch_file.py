@@ -38,6 +38,25 @@ def test_a_file_computes_what_torch_does(tiny, described, tmp_path, task, preset
     assert np.abs(first - expected[:1]).max() < 1e-3  # the second run did not overwrite it
 
 
+@pytest.mark.parametrize(
+    ("preset", "more"),
+    [
+        (None, set()),
+        ("n2d", {"index_select"}),
+        ("hq", {"index_select", "repeat", "view_copy", "sum"}),  # view_copy: of integers
+    ],
+)
+def test_little_is_left_to_kernels_of_one_thread(tiny, described, preset, more):
+    """XNNPACK has products, poolings and copies, where it is asked for them in its own terms."""
+    cfg, network = tiny("segmentation", preset)
+    size = SIZE["segmentation"]
+    traced = executorch_file.trace(network, size)
+    graph = executorch_file.lower(traced, described(cfg, network, size)).exported_program().graph
+    large = [node for node in graph.nodes if getattr(node.meta.get("val"), "ndim", 0) > 2]
+    names = {str(node.target).split(".")[1] for node in large if "aten." in str(node.target)}
+    assert names - more <= {"native_layer_norm"}
+
+
 def test_8_bits_nearly_agree(tiny, described, tmp_path):
     cfg, network = tiny("segmentation", "hq")
     size, path = SIZE["segmentation"], tmp_path / "model.pte"

@@ -1,3 +1,4 @@
+import functools
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ MIXED = [
     dict(q=dict(mode="n2d", stride=(2, 3)), kv=dict(mode="tome", ratio=0.4)),
     dict(q=dict(mode="tome", ratio=0.3), kv=dict(mode="n1d", stride=3), reuse=2),
 ]
+for_executorch = functools.partial(plain_onnx, executorch=True)
 LOCAL = [
     dict(kv=dict(mode="local", ratio=0.5), proportional=True),
     dict(q=dict(mode="local", ratio=0.4, stride=(2, 3)), kv=dict(mode="local", ratio=0.6)),
@@ -26,7 +28,7 @@ LOCAL = [
 
 @pytest.mark.parametrize("tome_cfg", [None, "hq", "fast", "fast-prop", "n2d", MIXED, LOCAL])
 @pytest.mark.parametrize("task", ["segmentation", "pose"])
-@pytest.mark.parametrize("context", [portable, plain_onnx])
+@pytest.mark.parametrize("context", [portable, plain_onnx, for_executorch])
 def test_twins_are_the_same_functions(tiny, tome_cfg, task, context):
     """In float64, where rounding does not let two candidates of matching change places."""
     _, network = tiny(task, tome_cfg, blocks=2)
