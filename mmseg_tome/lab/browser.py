@@ -51,6 +51,8 @@ def chromium(flags: str = "") -> Iterator:
             options.add_argument(flag)
         started = webdriver.Chrome(options, webdriver.ChromeService(driver))
         try:
+            started.get("about:blank")
+            started.get_log("performance")  # what its first, own page asked for
             yield started
         finally:
             started.quit()
@@ -91,6 +93,10 @@ def served(folder: Path) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
+
+        def end_headers(self):
+            self.send_header("Cache-Control", "no-store")
+            super().end_headers()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,12 +1,9 @@
 """`mmseg-tome export --format web`, and its page in a real browser: nothing is mocked there."""
 
 import base64
-import functools
 import json
 import os
 import shutil
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -16,7 +13,9 @@ import torch
 from mmengine.config import Config
 
 from mmseg_tome import compat
+from mmseg_tome.errors import UserError
 from mmseg_tome.export.ort_web import PACKAGE, SHA512
+from mmseg_tome.lab.browser import check, chromium, served, wait_for
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -29,11 +28,7 @@ pytestmark = [
 SEGMENTATION = "configs/camvid/segformerpp_b0_hq_camvid_480x360.py"
 SIZE = (90, 120)
 PRESETS = ("none", "hq")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update "
-    "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-)
+CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +42,14 @@ def web_options(segmenter) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+def browser():
     """Chromium with a camera of its own that logs every request."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in paths:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = paths[0]
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(paths[1]))
-    yield driver
-    driver.quit()
+    try:
+        check()
+    except UserError as error:
+        pytest.skip(str(error))
+    with chromium(CAMERA) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +72,8 @@ def folder(browser, web_options, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder):
-    """Where the folder is served, by nothing but static files."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def end_headers(self):
-            # Nor does a worker then have a file that a test takes away.
-            self.send_header("Cache-Control", "no-store")
-            super().end_headers()
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://localhost:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with served(folder) as found:
+        yield found
 
 
 @pytest.fixture
@@ -119,17 +94,6 @@ def picture(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "blocks.png"
     cv2.imwrite(str(path), image.astype(np.uint8))
     return path
-
-
-def wait_for(driver, name: str, text: str) -> str:
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def ended(_):
-        said = element(driver, name).text
-        return said if text in said else None
-
-    problem = element(driver, "problem")
-    return WebDriverWait(driver, 120).until(ended, f"{text}, but: {problem.text}")
 
 
 def element(driver, name: str):

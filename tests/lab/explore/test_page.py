@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmseg_tome.lab.browser import PROGRAMS, chromium
+
 MISSING = [name for name in ("gradio", "selenium") if find_spec(name) is None]
-MISSING += [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+MISSING += [name for name in PROGRAMS if shutil.which(name) is None]
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
@@ -44,19 +46,9 @@ def change(page) -> tuple[int, list]:
 
 @pytest.fixture(scope="module")
 def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1440,1400",
-                     "--disable-dev-shm-usage", "--disable-background-networking"):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    driver.set_script_timeout(WAIT)
-    yield driver
-    driver.quit()
+    with chromium("--window-size=1440,1400") as driver:
+        driver.set_script_timeout(WAIT)
+        yield driver
 
 
 class Visitor:
