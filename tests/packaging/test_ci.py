@@ -1,4 +1,4 @@
-"""`.ci/run`, with a `make` that only sleeps in place of all that it runs."""
+"""`.ci/run`, with a `make` that only sleeps, and no packages to install, in place of all that it runs."""
 
 import os
 import re
@@ -26,7 +26,9 @@ case "$*" in *tests/ops*) exit 7 ;; esac
 
 def test_pieces_run_two_at_a_time_and_one_that_fails_is_told(repo, tmp_path):
     """The installs end one long after the other: that let three pieces run at once."""
-    for file, text in {"make": MAKE, ".ci/run": (repo / ".ci/run").read_text()}.items():
+    refused = "#!/bin/sh\nexit 1\n"
+    script = (repo / ".ci/run").read_text()
+    for file, text in {"make": MAKE, "apt-get": refused, ".ci/run": script}.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
         (tmp_path / file).chmod(0o755)
