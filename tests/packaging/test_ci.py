@@ -1,4 +1,4 @@
-"""`.ci/run`, with a `make` that only sleeps, and no packages to install, in place of all that it runs."""
+"""`.ci/run`, with a `make` that only sleeps in place of all that it runs, and nothing to install."""
 
 import os
 import re
