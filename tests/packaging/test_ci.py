@@ -1,4 +1,4 @@
-"""`.ci/run`, with a `make` that only sleeps in place of all that it runs, and nothing to install."""
+"""`.ci/run`, with a `make` that only sleeps in place of all that it runs; nothing is installed."""
 
 import os
 import re
