@@ -12,6 +12,7 @@ from mmseg_tome.visualization.painting import (
     grey_out,
     mark_changes,
     mark_shifts,
+    paint_groups,
     to_rgb,
 )
 
@@ -24,6 +25,16 @@ def test_a_group_takes_the_mean_colour_of_its_pixels_wherever_they_lie():
     slot = np.array([0, 1, 1, 0, 0, 1, 1, 0])
     painted = draw_slots(image, slot, (2, 4), outline=None)
     assert (painted == (20, 40, 60)).all()
+
+
+@pytest.mark.parametrize("number", [np.int32, lambda g: g.astype(int) * 10**6 - 5 * 10**6])
+def test_groups_may_have_any_numbers(number):
+    image = np.random.default_rng(0).integers(0, 255, (6, 8, 3), np.uint8)
+    groups = np.random.default_rng(1).integers(0, 9, (6, 8))
+    painted = paint_groups(image, number(groups))
+    for group in np.unique(groups):
+        mean = image[groups == group].mean(0)
+        assert np.abs(painted[groups == group] - mean).max() <= 0.5
 
 
 def test_one_token_per_slot_keeps_the_mean_of_each_cell_only():
