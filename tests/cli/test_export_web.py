@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,10 +31,11 @@ SEGMENTATION = "configs/camvid/segformerpp_b0_hq_camvid_480x360.py"
 SIZE = (90, 120)
 PRESETS = ("none", "hq")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--headless --no-sandbox --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update "
     "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 )
+SOFTWARE_GPU = "--enable-unsafe-webgpu --use-webgpu-adapter=swiftshader"
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +48,8 @@ def web_options(segmenter) -> list[str]:
     return [*segmenter, "--format", "web", "--size", "x".join(map(str, SIZE))]
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
+@contextmanager
+def chromium(profile: Path, more: str):
     """Chromium with a camera of its own that logs every request."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     paths = [shutil.which(name) for name in ("chromium", "chromedriver")]
@@ -55,12 +57,27 @@ def browser(tmp_path_factory):
         pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = paths[0]
-    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    for flag in (*FLAGS.split(), *more.split(), f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(paths[1]))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile"), "--disable-gpu") as driver:
+        yield driver
+
+
+@pytest.fixture
+def gpu_page(address, tmp_path):
+    """The page where there is WebGPU, by a software adapter."""
+    with chromium(tmp_path / "profile", SOFTWARE_GPU) as driver:
+        driver.get(address)
+        wait_for(driver, "status", "Ready")
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +226,39 @@ def test_the_camera_starts_and_stops(page):
     element(page, "camera").click()
     wait_for(page, "status", "Camera stopped")
     assert element(page, "camera").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.slow
+def test_webgpu_gives_the_same_and_webassembly_follows_when_it_fails(gpu_page, segmenter, picture):
+    from selenium.webdriver.support.ui import Select
+
+    def offered() -> list[str]:
+        select = Select(element(gpu_page, "backend"))
+        return [option.get_attribute("value") for option in select.options]
+
+    if offered() == ["wasm"]:
+        pytest.skip("this Chromium has no software adapter")
+    assert offered() == ["wasm", "webgpu"]  # for this one is slower
+    Select(element(gpu_page, "backend")).select_by_value("webgpu")
+    wait_for(gpu_page, "about", "WebGPU")
+    wait_for(gpu_page, "status", "Ready")
+    element(gpu_page, "file").send_keys(str(picture))
+    wait_for(gpu_page, "status", "Done")
+    expected = torchs_classes(segmenter, "none", picture)
+    assert (classes(gpu_page)[1] == expected).mean() > 0.99
+    assert "WebGPU" in element(gpu_page, "about").text
+
+    lose = (
+        "const ort = await import('./ort/ort.webgpu.min.mjs');"
+        "(await ort.env.webgpu.device).destroy(); globalThis.segmentation = null;"
+    )
+    gpu_page.execute_async_script(f"(async () => {{{lose}}})().then(arguments[0])")
+    element(gpu_page, "measure").click()
+    wait_for(gpu_page, "problem", "WebGPU failed on this device: WebAssembly runs")
+    wait_for(gpu_page, "status", "Done")
+    assert offered() == ["wasm"]
+    assert "WebAssembly" in element(gpu_page, "about").text
+    assert (classes(gpu_page)[1] == expected).mean() > 0.99
 
 
 def test_everything_has_a_name_and_fits_a_telephone(page):
