@@ -14,7 +14,7 @@ from mmseg_tome.export.requirements import require
 
 PROGRAMS = ("chromium", "chromedriver")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+    "--headless --no-sandbox --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update"
 )
 
@@ -30,7 +30,7 @@ def check() -> None:
 
 
 @contextmanager
-def chromium(flags: str = "") -> Iterator:
+def chromium(flags: str = "--disable-gpu") -> Iterator:
     """Selenium's driver of a new Chromium, whose logs hold every request of its pages.
 
     Args:

@@ -29,6 +29,7 @@ SEGMENTATION = "configs/camvid/segformerpp_b0_hq_camvid_480x360.py"
 SIZE = (90, 120)
 PRESETS = ("none", "hq")
 CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+SOFTWARE_GPU = "--enable-unsafe-webgpu --use-webgpu-adapter=swiftshader"
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,26 @@ def web_options(segmenter) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Chromium with a camera of its own that logs every request."""
+def has_browser():
     try:
         check()
     except UserError as error:
         pytest.skip(str(error))
-    with chromium(CAMERA) as driver:
+
+
+@pytest.fixture(scope="module")
+def browser(has_browser):
+    """Chromium with a camera of its own that logs every request."""
+    with chromium(f"{CAMERA} --disable-gpu") as driver:
+        yield driver
+
+
+@pytest.fixture
+def gpu_page(has_browser, address):
+    """The page where there is WebGPU, by a software adapter."""
+    with chromium(SOFTWARE_GPU) as driver:
+        driver.get(address)
+        wait_for(driver, "status", "Ready")
         yield driver
 
 
@@ -178,6 +192,39 @@ def test_the_camera_starts_and_stops(page):
     element(page, "camera").click()
     wait_for(page, "status", "Camera stopped")
     assert element(page, "camera").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.slow
+def test_webgpu_gives_the_same_and_webassembly_follows_when_it_fails(gpu_page, segmenter, picture):
+    from selenium.webdriver.support.ui import Select
+
+    def offered() -> list[str]:
+        select = Select(element(gpu_page, "backend"))
+        return [option.get_attribute("value") for option in select.options]
+
+    if offered() == ["wasm"]:
+        pytest.skip("this Chromium has no software adapter")
+    assert offered() == ["wasm", "webgpu"]  # for this one is slower
+    Select(element(gpu_page, "backend")).select_by_value("webgpu")
+    wait_for(gpu_page, "about", "WebGPU")
+    wait_for(gpu_page, "status", "Ready")
+    element(gpu_page, "file").send_keys(str(picture))
+    wait_for(gpu_page, "status", "Done")
+    expected = torchs_classes(segmenter, "none", picture)
+    assert (classes(gpu_page)[1] == expected).mean() > 0.99
+    assert "WebGPU" in element(gpu_page, "about").text
+
+    lose = (
+        "const ort = await import('./ort/ort.webgpu.min.mjs');"
+        "(await ort.env.webgpu.device).destroy(); globalThis.segmentation = null;"
+    )
+    gpu_page.execute_async_script(f"(async () => {{{lose}}})().then(arguments[0])")
+    element(gpu_page, "measure").click()
+    wait_for(gpu_page, "problem", "WebGPU failed on this device: WebAssembly runs")
+    wait_for(gpu_page, "status", "Done")
+    assert offered() == ["wasm"]
+    assert "WebAssembly" in element(gpu_page, "about").text
+    assert (classes(gpu_page)[1] == expected).mean() > 0.99
 
 
 def test_everything_has_a_name_and_fits_a_telephone(page):

@@ -18,6 +18,7 @@ let queue = Promise.resolve(); // ONNX Runtime runs one network at a time
 const figures = new Map(); // by preset: times and agreement
 
 class Problem extends Error {} // with a sentence for the visitor
+class Missing extends Problem {} // a file is not there, whatever runs it
 
 // ---------------------------------------------------------------- arithmetic
 
@@ -123,7 +124,7 @@ async function load(name) {
   try {
     ort = await import(BACKENDS[name].module);
   } catch {
-    throw new Problem("ONNX Runtime Web could not be loaded: the folder ort/ of the export must lie beside this page.");
+    throw new Missing("ONNX Runtime Web could not be loaded: the folder ort/ of the export must lie beside this page.");
   }
   const threads = globalThis.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
   ort.env.logLevel = "error";
@@ -149,7 +150,7 @@ function sessionOf(preset) {
 async function open(file) {
   say(`Loading ${file} ...`);
   const answer = await fetch(file).catch(() => null);
-  if (!answer?.ok) throw new Problem(`${file} could not be loaded: it must lie beside this page.`);
+  if (!answer?.ok) throw new Missing(`${file} could not be loaded: it must lie beside this page.`);
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const executionProviders = backend === "webgpu" ? ["webgpu", "wasm"] : ["wasm"];
   try {
@@ -180,9 +181,23 @@ function segment(image, preset) {
     output.dispose();
     return { preset, classes, height: input.height, width: input.width, ms, whole: performance.now() - start };
   };
-  const result = queue.then(run);
+  const runAnywhere = () => run().catch(async (error) => {
+    if (backend !== "webgpu" || error instanceof Missing) throw error;
+    await leaveGpu(error);
+    return run();
+  });
+  const result = queue.then(runAnywhere);
   queue = result.catch(() => {});
   return result;
+}
+
+/** Goes on without WebGPU, whose device was lost or cannot do something. */
+async function leaveGpu(error) {
+  console.warn(error);
+  byId("backend").querySelector("[value=webgpu]").remove();
+  figures.clear(); // they were WebGPU's
+  await load("wasm");
+  complain(new Problem("WebGPU failed on this device: WebAssembly runs the models instead."));
 }
 
 /** Segments an image with the chosen preset, then measures all of them in turns. */
@@ -461,6 +476,7 @@ async function start() {
   tabulate();
   const gpu = await navigator.gpu?.requestAdapter().catch(() => null);
   const names = gpu ? ["webgpu", "wasm"] : ["wasm"];
+  if (gpu?.info?.isFallbackAdapter) names.reverse(); // a CPU's, much slower than WebAssembly
   byId("backend").replaceChildren(...names.map((name) => new Option(BACKENDS[name].name, name)));
   await load(names[0]);
   connect();

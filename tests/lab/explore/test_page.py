@@ -46,7 +46,7 @@ def change(page) -> tuple[int, list]:
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium("--window-size=1440,1400") as driver:
+    with chromium("--disable-gpu --window-size=1440,1400") as driver:
         driver.set_script_timeout(WAIT)
         yield driver
 
