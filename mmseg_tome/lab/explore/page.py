@@ -80,6 +80,7 @@ SLIDER = """() => {
     Object.assign(handle, {role: "slider", tabIndex: 0, ariaValueMin: 0, ariaValueMax: 100,
       ariaLabel: "Share of the picture that is without merging, in percent"});
     handle.addEventListener("focus", tell);
+    new ResizeObserver(() => setTimeout(tell, 50)).observe(handle.parentElement);
     handle.addEventListener("keydown", (event) => {
       const {width, left, top} = space();
       const to = {ArrowLeft: place() - width / 20, ArrowRight: place() + width / 20,

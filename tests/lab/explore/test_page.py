@@ -224,6 +224,7 @@ def test_a_scene_of_the_demo(visitor):
 
 def test_the_slider_has_keys_and_its_pictures_names(visitor, photo):
     visitor.drop(photo)
+    visitor.until(lambda: "speed-up" in visitor.text("times"))  # all is in its place
     (handle,) = visitor.until(lambda: visitor.find("#compared [role=slider]"))
     names = [each.accessible_name for each in visitor.find("#compared img")]
     assert names == ["prediction without merging", "prediction with merging"]
