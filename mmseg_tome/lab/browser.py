@@ -58,7 +58,7 @@ def chromium(flags: str = "--disable-gpu") -> Iterator:
             started.quit()
 
 
-def wait_for(driver, name: str, text: str, seconds: float = 900) -> str:
+def wait_for(driver, name: str, text: str, seconds: float = 900, known: str = "") -> str:
     """Wait until an element of a page says something: all that it says then.
 
     Args:
@@ -66,9 +66,10 @@ def wait_for(driver, name: str, text: str, seconds: float = 900) -> str:
         name: The element's id.
         text: What is waited for.
         seconds: At most.
+        known: A problem that may be shown meanwhile.
 
     Raises:
-        UserError: The page shows a problem, the text of its element `problem`.
+        UserError: The page shows another problem, the text of its element `problem`.
     """
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
@@ -77,7 +78,8 @@ def wait_for(driver, name: str, text: str, seconds: float = 900) -> str:
         found = driver.find_element("id", name).text
         if text in found:
             return found
-        if problem := driver.find_element("id", "problem").text:
+        problem = driver.find_element("id", "problem").text
+        if problem not in ("", known):
             raise UserError(f"the page in the browser: {problem}")
         return None
 

@@ -220,8 +220,8 @@ def test_webgpu_gives_the_same_and_webassembly_follows_when_it_fails(gpu_page, s
     )
     gpu_page.execute_async_script(f"(async () => {{{lose}}})().then(arguments[0])")
     element(gpu_page, "measure").click()
-    wait_for(gpu_page, "problem", "WebGPU failed on this device: WebAssembly runs")
-    wait_for(gpu_page, "status", "Done")
+    said = wait_for(gpu_page, "problem", "WebGPU failed on this device: WebAssembly runs")
+    wait_for(gpu_page, "status", "Done", known=said)
     assert offered() == ["wasm"]
     assert "WebAssembly" in element(gpu_page, "about").text
     assert (classes(gpu_page)[1] == expected).mean() > 0.99
