@@ -58,14 +58,14 @@ def assign_ordered(
 def assign_torch(similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor) -> Tensor:
     """`assign_ordered` in torch, and in ONNX, without the order."""
     batch, num_dst = nearest.shape[0], dst.shape[0]
+    # Slots are floats until the end: converters to Core ML and LiteRT mix up kinds of integers.
     best = most_similar(similarity, r)
-    stays = torch.ones_like(nearest).scatter(1, best, torch.zeros_like(best))  # [B, S], 1 or 0
+    stays = torch.ones_like(similarity).scatter(1, best, torch.zeros_like(similarity[:, :r]))
     own_slot = num_dst - 1 + stays.cumsum(dim=1)
-    src_slot = torch.where(stays.bool(), own_slot, nearest)  # [B, S]
-    dst_slot = torch.arange(num_dst, device=dst.device).expand(batch, -1)  # [B, D]
-    slot = nearest.new_zeros(batch, src.shape[0] + num_dst)
-    slot = slot.scatter(1, dst.expand(batch, -1), dst_slot)
-    return slot.scatter(1, src.expand(batch, -1), src_slot)
+    src_slot = torch.where(stays.bool(), own_slot, nearest.to(stays.dtype))  # [B, S]
+    dst_slot = torch.arange(num_dst, dtype=stays.dtype, device=dst.device).expand(batch, -1)
+    slot = torch.cat([dst_slot, src_slot], dim=1)
+    return slot.scatter(1, torch.cat([dst, src]).expand(batch, -1), slot).long()
 
 
 def most_similar(similarity: Tensor, r: int) -> Tensor:
