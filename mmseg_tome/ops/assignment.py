@@ -59,11 +59,13 @@ def assign_torch(similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: 
     """`assign_ordered` in torch, and in ONNX, without the order."""
     batch, num_dst = nearest.shape[0], dst.shape[0]
     # Slots are floats until the end: converters to Core ML and LiteRT mix up kinds of integers.
+    exact = torch.float32  # half precision counts to 256
     best = most_similar(similarity, r)
-    stays = torch.ones_like(similarity).scatter(1, best, torch.zeros_like(similarity[:, :r]))
+    stays = torch.ones_like(nearest, dtype=exact)
+    stays = stays.scatter(1, best, torch.zeros_like(best, dtype=exact))  # [B, S], 1 or 0
     own_slot = num_dst - 1 + stays.cumsum(dim=1)
-    src_slot = torch.where(stays.bool(), own_slot, nearest.to(stays.dtype))  # [B, S]
-    dst_slot = torch.arange(num_dst, dtype=stays.dtype, device=dst.device).expand(batch, -1)
+    src_slot = torch.where(stays.bool(), own_slot, nearest.to(exact))  # [B, S]
+    dst_slot = torch.arange(num_dst, dtype=exact, device=dst.device).expand(batch, -1)  # [B, D]
     slot = torch.cat([dst_slot, src_slot], dim=1)
     return slot.scatter(1, torch.cat([dst, src]).expand(batch, -1), slot).long()
 

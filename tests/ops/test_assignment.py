@@ -55,3 +55,12 @@ def test_r_beyond_the_sources_is_refused(r):
     pairs = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"between 0 and the 2 sources, got {r}"):
         assign_ordered(*pairs, r, torch.tensor([1, 2]), torch.tensor([0]), 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_slots_of_half_precision_count_beyond_what_it_can(dtype):
+    src, dst = torch.arange(6000), torch.arange(6000, 6003)
+    similarity = torch.arange(6000).flip(0).div(6000)[None]
+    nearest = torch.ones(1, 6000, dtype=torch.int64)
+    slot, _ = assign_ordered(similarity.to(dtype), nearest, 1, src, dst, 6003)
+    assert slot[0, 1:6000].tolist() == list(range(3, 6002))
