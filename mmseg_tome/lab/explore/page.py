@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -197,15 +198,18 @@ def make_photo(longest: int, **options) -> gr.Image:
     import gradio as gr
 
     photo = gr.Image(**options)
-    move = photo.async_move_resource_to_block_cache
+    move, uploads = photo.async_move_resource_to_block_cache, Path(photo.GRADIO_CACHE).resolve()
     # Gradio asks at every change of a setting, and names a file by what it holds.
     read = functools.lru_cache(REMEMBERED)(lambda path: read_photo(path, longest))
 
     def preprocess(payload) -> np.ndarray | UserError | None:
-        # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
+        # Gradio checks that a path is an upload's only if the wish calls it a file's; `url` is the
+        # visitor's word.
         if payload is None or not payload.path:
             return None
         try:
+            if not Path(payload.path).resolve().is_relative_to(uploads):
+                raise UserError("this is no uploaded image")
             return read(payload.path)
         except UserError as error:
             return error

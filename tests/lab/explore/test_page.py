@@ -312,6 +312,15 @@ def test_no_path_and_no_address_is_read(address, change, path, said):
     assert said in str(answer)
 
 
+@pytest.mark.parametrize("extra", [{}, dict(meta={}), dict(meta=dict(_type="a"))])
+def test_no_image_of_the_server_is_read(address, change, photo, extra):
+    """Gradio checks paths of what calls itself a file alone."""
+    event, given = change
+    wish = dict(path=str(photo), **extra)
+    answer = Session(address, 300, event, [wish, *given]).answer()
+    assert "no uploaded image" in answer["output"]["data"][0]
+
+
 @pytest.mark.parametrize("width", [1440, 400])
 def test_nothing_is_cut_off(visitor, width, photo):
     visitor.driver.execute_cdp_cmd(
