@@ -21,6 +21,7 @@ from mmseg_tome.lab.demo.dataset import scene_rng
 from mmseg_tome.lab.demo.scene import render_scene
 from mmseg_tome.lab.explore import settings
 from mmseg_tome.lab.explore.comparing import REMEMBERED, Comparison, Explorer, Times
+from mmseg_tome.lab.explore.live import Live
 from mmseg_tome.lab.explore.pictures import ZOOMS, GroupsView, Token, read_photo
 from mmseg_tome.lab.explore.settings import NONE, OWN, SequenceSetting, StageSetting
 from mmseg_tome.merging import PRESETS
@@ -264,6 +265,7 @@ class _Page:
                     self._add_inputs(gr)
                 with gr.Column(scale=3, min_width=300):
                     self._add_results(gr)
+            Live(self.explorer, self._tome_cfg, _status).add(gr, self.controls)
             with gr.Column(visible=False) as self.looks:  # until there is something to look at
                 self._add_groups(gr)
             self._connect(gr, page)
@@ -465,9 +467,12 @@ class _Page:
             )
         return found
 
+    def _tome_cfg(self, controls: Sequence) -> settings.Merging:
+        return settings.make_tome_cfg(self._settings(controls))
+
     def _preset_of(self, controls: Sequence) -> str:
         try:
-            return settings.preset_of(settings.make_tome_cfg(self._settings(controls)))
+            return settings.preset_of(self._tome_cfg(controls))
         except UserError:
             return OWN
 
@@ -476,7 +481,7 @@ class _Page:
         import gradio as gr
 
         try:
-            tome_cfg = settings.make_tome_cfg(self._settings(controls))
+            tome_cfg = self._tome_cfg(controls)
             code = settings.as_text(tome_cfg)
         except UserError as error:
             return self._nothing(str(error), gr.skip())
