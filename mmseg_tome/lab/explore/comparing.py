@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +25,9 @@ from mmseg_tome.nets.segformer import image_channels
 from mmseg_tome.predict.inputs import Item, Source
 from mmseg_tome.predict.load import Predictor
 from mmseg_tome.predict.results import Prediction
+from mmseg_tome.runtime.frame_reuse import FrameReuse
 from mmseg_tome.runtime.graphs import suspended
-from mmseg_tome.runtime.merging_switch import set_merging
+from mmseg_tome.runtime.merging_switch import NothingMergesError, set_merging, without_merging
 from mmseg_tome.visualization.capture import record_passes
 from mmseg_tome.visualization.comparison import (
     PoseComparison,
@@ -137,6 +138,8 @@ class Explorer:
             self.model.cfg.test_pipeline = kept
         self._plain: OrderedDict[bytes, Prediction] = OrderedDict()
         self._one_at_a_time = threading.Lock()  # merging is a state of the model
+        self._video: tuple | None = None  # what is followed, until anything else is run
+        self._reuse: FrameReuse | None = None
 
     @property
     def merging(self) -> object:
@@ -214,14 +217,63 @@ class Explorer:
                 if rounds == ROUNDS or one_more > SECONDS:
                     return Times(*map(statistics.median, times), rounds)
 
+    def follow(
+        self, frame: np.ndarray, tome_cfg: Merging, every: int, visitor: object, check: bool = False
+    ) -> Prediction:
+        """Run a frame of a video with merging; see `FrameReuse` for what is kept between frames.
+
+        Tokens are matched anew once anything but the next frame was run: an image, a frame of
+        another visitor or size, other merging.
+
+        Args:
+            frame: `[H, W, 3]` uint8, RGB.
+            tome_cfg: How to merge.
+            every: Match on every `every`-th frame.
+            visitor: Whose video it is.
+            check: Segmentation: run the frame without merging, too.
+
+        Returns:
+            The prediction; `result` has `ms`, `saves` (whether `every` changes anything) and
+            `agreement` (share of the pixels that keep their class; None if it was not checked).
+
+        Raises:
+            TomeConfigError: `tome_cfg` cannot be read; the model is left as it was.
+            ModelInputError: The frame is too small for the network.
+            UserError: `every` is less than 1.
+        """
+        frame = self._reduced(frame)
+        video = (visitor, tome_cfg, every, frame.shape)
+        with self._running(frame, video):
+            if self._video is None:
+                set_merging(self.model, tome_cfg)
+                with suppress(NothingMergesError):
+                    self._reuse = FrameReuse(self.model, every)
+                self._video = video
+            reuse, agreement = self._reuse, None
+            if reuse is not None:
+                reuse.before_frame(reuse)
+            found = self._predict(frame)
+            if check and reuse is not None and self.task == "segmentation":
+                with without_merging(self.model):
+                    agreement = float((self._predict(frame).labels == found.labels).mean())
+        saves = reuse is not None and reuse.saves
+        return replace(found, result=dict(found.result, saves=saves, agreement=agreement))
+
     @contextmanager
-    def _running(self, image: np.ndarray) -> Iterator[None]:
+    def _running(self, image: np.ndarray, video: tuple | None = None) -> Iterator[None]:
         """The model for one image at a time, in a scope of its own.
 
-        Where one window holds the whole image it runs as a whole, which costs less.
+        Where one window holds the whole image it runs as a whole, which costs less. What is kept of
+        a video goes, unless the image is its next frame.
         """
         scope = DefaultScope.overwrite_default_scope(self._scope)  # another model may have set its
-        with self._one_at_a_time, scope, suspended(self.model):
+        with self._one_at_a_time, scope, ExitStack() as stack:
+            if video is None:
+                stack.enter_context(suspended(self.model))
+            if video is None or video != self._video:
+                if self._reuse is not None:
+                    self._reuse.remove()
+                self._reuse = self._video = None
             given = self.model.test_cfg
             crop = given.get("crop_size") if given.get("mode") == "slide" else None
             if crop and all(np.less_equal(image.shape[:2], crop)):

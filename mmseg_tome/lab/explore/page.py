@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from mmseg_tome.lab.demo.dataset import scene_rng
 from mmseg_tome.lab.demo.scene import render_scene
 from mmseg_tome.lab.explore import settings
 from mmseg_tome.lab.explore.comparing import REMEMBERED, Comparison, Explorer, Times
+from mmseg_tome.lab.explore.live import Live
 from mmseg_tome.lab.explore.pictures import ZOOMS, GroupsView, Token, read_photo
 from mmseg_tome.lab.explore.settings import NONE, OWN, SequenceSetting, StageSetting
 from mmseg_tome.merging import PRESETS
@@ -197,15 +199,18 @@ def make_photo(longest: int, **options) -> gr.Image:
     import gradio as gr
 
     photo = gr.Image(**options)
-    move = photo.async_move_resource_to_block_cache
+    move, uploads = photo.async_move_resource_to_block_cache, Path(photo.GRADIO_CACHE).resolve()
     # Gradio asks at every change of a setting, and names a file by what it holds.
     read = functools.lru_cache(REMEMBERED)(lambda path: read_photo(path, longest))
 
     def preprocess(payload) -> np.ndarray | UserError | None:
-        # Gradio has checked that the path is that of an upload; `url` is the visitor's word.
+        # Gradio checks that a path is an upload's only if the wish calls it a file's; `url` is the
+        # visitor's word.
         if payload is None or not payload.path:
             return None
         try:
+            if not Path(payload.path).resolve().is_relative_to(uploads):
+                raise UserError("this is no uploaded image")
             return read(payload.path)
         except UserError as error:
             return error
@@ -260,6 +265,7 @@ class _Page:
                     self._add_inputs(gr)
                 with gr.Column(scale=3, min_width=300):
                     self._add_results(gr)
+            Live(self.explorer, self._tome_cfg, _status).add(gr, self.controls)
             with gr.Column(visible=False) as self.looks:  # until there is something to look at
                 self._add_groups(gr)
             self._connect(gr, page)
@@ -461,9 +467,12 @@ class _Page:
             )
         return found
 
+    def _tome_cfg(self, controls: Sequence) -> settings.Merging:
+        return settings.make_tome_cfg(self._settings(controls))
+
     def _preset_of(self, controls: Sequence) -> str:
         try:
-            return settings.preset_of(settings.make_tome_cfg(self._settings(controls)))
+            return settings.preset_of(self._tome_cfg(controls))
         except UserError:
             return OWN
 
@@ -472,7 +481,7 @@ class _Page:
         import gradio as gr
 
         try:
-            tome_cfg = settings.make_tome_cfg(self._settings(controls))
+            tome_cfg = self._tome_cfg(controls)
             code = settings.as_text(tome_cfg)
         except UserError as error:
             return self._nothing(str(error), gr.skip())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -20,11 +21,11 @@ MOST_PIXELS = 160_000_000
 ZOOMS = (1, 2, 4, 8)
 
 
-def read_photo(path: str | Path, longest: int) -> np.ndarray:
+def read_photo(path: str | Path | BinaryIO, longest: int) -> np.ndarray:
     """Read an image file of anybody's, reduced to a longest side.
 
     Args:
-        path: The file; what it holds decides, not its name.
+        path: The file, or its content; what it holds decides, not its name.
         longest: Longest side in pixels of what is returned; a smaller image stays as it is.
 
     Returns:

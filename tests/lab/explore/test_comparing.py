@@ -180,8 +180,96 @@ def test_keypoints_of_both(repo, tmp_path):
             torch.nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / "pose.pth")
     predictor = mmseg_tome.load(tmp_path / "pose.py", tmp_path / "pose.pth", device="cpu")
-    result = Explorer(predictor, "pose", 256).compare(scene(0, "pose"), "fast")
+    explorer = Explorer(predictor, "pose", 256)
+    result = explorer.compare(scene(0, "pose"), "fast")
     assert result.agreement is None
     assert result.plain.shape == result.merged.shape == result.difference.shape
     assert list(result.groups) == ["stage1_kv", "stage2_kv", "stage3_q", "stage4_q"]
     assert "keypoint" in result.summary
+    frame = explorer.follow(scene(0, "pose"), "fast", 2, "a", check=True)
+    assert len(frame.result["instances"]) == 1
+    assert (frame.result["saves"], frame.result["agreement"]) == (True, None)
+
+
+@pytest.fixture
+def follower(load_tiny, street):
+    """Follow frames of a video; labels of each, and those of an explorer that matches on each."""
+    explorer, fresh = Explorer(load_tiny(), "tiny", 256), Explorer(load_tiny(), "tiny", 256)
+    frames = [np.ascontiguousarray(np.roll(street, 40 * i, axis=1)) for i in range(4)]
+
+    def anew(frame, every=2, visitor="a", tome_cfg="hq") -> bool:
+        """Whether a frame is predicted as if it were matched."""
+        found = explorer.follow(frame, tome_cfg, every, visitor)
+        set_merging(fresh.model, tome_cfg)
+        return np.array_equal(found.labels, fresh._predict(frame).labels)
+
+    return explorer, anew, frames
+
+
+def test_frames_between_take_the_slots_of_the_last_that_matched(follower):
+    _, anew, frames = follower
+    assert [anew(frame, every=1) for frame in frames] == [True] * 4
+    assert [anew(frame) for frame in frames] == [True, False, True, False]
+    assert [anew(frame, every=3) for frame in frames] == [True, False, False, True]
+
+
+def test_a_followed_model_compares_and_measures_as_before(follower, explorer):
+    followed, anew, frames = follower
+    assert [anew(frame, every=9) for frame in frames[:2]] == [True, False]
+    expected, found = explorer.compare(frames[2], "hq"), followed.compare(frames[2], "hq")
+    assert np.array_equal(found.merged, expected.merged)
+    assert found.kept == expected.kept
+    assert not followed.model.backbone._forward_pre_hooks  # what followed it is gone
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda explorer, frame: explorer.compare(frame, "hq"),
+        lambda explorer, frame: explorer.measure(frame, "hq"),
+        lambda explorer, frame: explorer.follow(frame, "hq", 9, "b"),
+        lambda explorer, frame: explorer.follow(frame, "fast", 9, "a"),
+        lambda explorer, frame: explorer.follow(frame, "hq", 8, "a"),
+        lambda explorer, frame: explorer.follow(frame[:64], "hq", 9, "a"),
+    ],
+    ids=["compare", "measure", "visitor", "merging", "every", "size"],
+)
+def test_anything_between_lets_the_next_frame_match(follower, between):
+    explorer, anew, frames = follower
+    assert [anew(frame, every=9) for frame in frames[:2]] == [True, False]
+    between(explorer, frames[0])
+    assert [anew(frame, every=9) for frame in frames[2:]] == [True, False]
+
+
+def test_a_frame_is_compared_with_the_unmerged_prediction(follower):
+    """And the video goes on as without that."""
+    explorer, anew, frames = follower
+    assert anew(frames[0])
+    found = explorer.follow(frames[1], "hq", 2, "a", check=True)
+    set_merging(explorer.model, None)
+    plain = explorer._predict(frames[1]).labels
+    assert found.result["agreement"] == (plain == found.labels).mean() < 1
+    explorer.follow(frames[0], "hq", 2, "c", check=True)
+    assert [anew(frame, visitor="c") for frame in frames[1:]] == [False, True, False]
+    assert explorer.follow(frames[0], "hq", 2, "c").result["agreement"] is None
+
+
+@pytest.mark.parametrize(
+    ("tome_cfg", "every", "saves"),
+    [("hq", 2, True), ("hq", 1, False), ("n2d", 2, False), (None, 2, False)],
+)
+def test_whether_there_is_anything_to_keep(follower, tome_cfg, every, saves):
+    explorer, anew, frames = follower
+    found = explorer.follow(frames[0], tome_cfg, every, "a")
+    assert found.result["saves"] is saves
+    assert anew(frames[1], every, "a", tome_cfg) is not saves
+
+
+def test_a_frame_that_cannot_be_followed(follower):
+    explorer, anew, frames = follower
+    for frame, tome_cfg, every in ((frames[0][:2], "hq", 2), (frames[0], "quick", 2)):
+        with pytest.raises(UserError):
+            explorer.follow(frame, tome_cfg, every, "a")
+    with pytest.raises(UserError, match="1 frame or more"):
+        explorer.follow(frames[0], "hq", 0, "a")
+    assert anew(frames[1])

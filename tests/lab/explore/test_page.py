@@ -1,6 +1,7 @@
 """The page in a headless browser, as a visitor uses it."""
 
 import json
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -18,6 +19,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
+CAMERA = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
 WAIT = 40  # seconds, for machines that do other things, too
 
 
@@ -36,17 +38,22 @@ def address(page) -> str:
     return page.local_url
 
 
-@pytest.fixture(scope="module")
-def change(page) -> tuple[int, list]:
-    """Number of what happens when an image changes, and what it is given besides."""
+def event_of(page, name: str) -> tuple[int, list]:
+    """Number of what happens first at an event, and what it is given besides an image."""
     events = page.fns.items()
-    number, event = next(e for e in events if any(kind == "change" for _, kind in e[1].targets))
+    number, event = next(e for e in events if any(kind == name for _, kind in e[1].targets))
     return number, [getattr(each, "value", None) for each in event.inputs[1:]]
 
 
 @pytest.fixture(scope="module")
+def change(page) -> tuple[int, list]:
+    """When an image changes."""
+    return event_of(page, "change")
+
+
+@pytest.fixture(scope="module")
 def browser():
-    with chromium("--disable-gpu --window-size=1440,1400") as driver:
+    with chromium(f"--disable-gpu --window-size=1440,1400 {CAMERA}") as driver:
         driver.set_script_timeout(WAIT)
         yield driver
 
@@ -103,6 +110,25 @@ class Visitor:
             self.until(lambda: "Choose an image" in self.text("status"))
         field = self.until(lambda: self.find("#photo input[type=file]"))[0]
         field.send_keys(str(path))
+
+    def open_camera(self) -> None:
+        """Open its section and let the page use it."""
+        self.find("#live > button")[0].click()
+        allow = self.until(lambda: self.find("#camera [title='grant webcam access'] button"))[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", allow)
+        allow.click()
+        self.until(lambda: self.find("#camera .button-wrap button"))
+
+    def press(self, name: str) -> None:
+        """Press the camera's button, once it has a name."""
+        (button,) = self.find("#camera .button-wrap button")
+        self.until(lambda: button.accessible_name == name)
+        button.click()
+
+    def frames(self) -> int:
+        """Frames that the camera's section has counted."""
+        found = re.match(r"Frame (\d+):", self.text("live-numbers"))
+        return int(found[1]) if found else 0
 
     def value(self, place: str) -> str:
         return self.find(f"#{place} input")[0].get_attribute("value")
@@ -240,6 +266,7 @@ def test_the_slider_has_keys_and_its_pictures_names(visitor, photo):
 
 def test_every_field_has_a_name(visitor):
     """For screen readers: a label, or aria-label."""
+    visitor.open_camera()
     script = """return [...document.querySelectorAll('input, select, textarea, button')].filter(
         e => e.offsetParent !== null && !(e.labels && e.labels.length) && !e.ariaLabel
         && !e.title && !e.innerText.trim()).map(e => e.outerHTML.slice(0, 200))"""
@@ -249,17 +276,18 @@ def test_every_field_has_a_name(visitor):
 class Session:
     """A visitor without a browser: browsers keep no ten pages of one server open at once."""
 
-    def __init__(self, address: str, number: int, event: int, data: list):
+    def __init__(self, address: str, number: object, event: int, data: list):
         import httpx
 
         self.http = httpx.Client(base_url=f"{address.rstrip('/')}/gradio_api", timeout=WAIT)
         self.wish = dict(data=data, fn_index=event, session_hash=f"session{number}")
-        self.http.post("/queue/join", json=self.wish).raise_for_status()
+        self.event = self.http.post("/queue/join", json=self.wish).json()["event_id"]
 
     def answer(self) -> dict:
+        """What is said first: of a camera, which has more to come, or at the end."""
         with self.http.stream("GET", "/queue/data", params=self.wish) as answer:
             for line in answer.iter_lines():
-                if "process_completed" in line:
+                if "process_completed" in line or "process_streaming" in line:
                     return json.loads(line.removeprefix("data:"))
         raise AssertionError("the answer ended early")
 
@@ -312,6 +340,87 @@ def test_no_path_and_no_address_is_read(address, change, path, said):
     assert said in str(answer)
 
 
+def test_a_camera(visitor):
+    visitor.requests()
+    visitor.open_camera()
+    visitor.press("Record")
+    visitor.until(lambda: visitor.frames() > 2)
+    said = visitor.text("live-numbers")
+    assert re.fullmatch(
+        r"Frame \d+: \d+ ms of the network \(median of \d+\), [\d.]+ frames a second, [\d.]+ % of "
+        r"the pixels as without merging\.",
+        said,
+    )
+    before = visitor.source("live-picture")
+    assert before.startswith("data:image/jpeg;base64,")
+    visitor.until(lambda: visitor.source("live-picture") != before)
+
+    visitor.until(lambda: visitor.frames() > 12)
+    (every,) = visitor.find("#every input[type=number]")
+    every.send_keys("\ue009a")  # control-a
+    every.send_keys("4", "\ue004")  # and tab
+    visitor.until(lambda: visitor.frames() < 12)
+    assert visitor.text("live-status") == ""
+    visitor.choose("preset", "n2d")
+    visitor.until(lambda: "nothing is matched" in visitor.text("live-status"))
+    visitor.choose("preset", "none")
+    visitor.until(lambda: "Nothing merges" in visitor.text("live-status"))
+
+    visitor.press("Stop")
+    visitor.until(lambda: visitor.find("#camera [title='start recording']"))
+    frames = visitor.frames()
+    time.sleep(1)
+    assert visitor.frames() == frames
+    asked = visitor.requests()
+    assert [url for url in asked if not url.startswith((visitor.address, "data:", "blob:"))] == []
+
+
+def test_a_camera_stops_as_its_section_closes(visitor):
+    visitor.open_camera()
+    visitor.press("Record")
+    visitor.until(lambda: visitor.frames() > 1)
+    visitor.find("#live > button")[0].click()
+    visitor.until(lambda: visitor.find("#camera [title='start recording']"))
+    asked = [url for url in visitor.requests() if "/stream/" in url]
+    assert asked[-1].endswith("/close")
+
+
+META = {"_type": "gradio.FileData"}
+
+
+@pytest.mark.parametrize(
+    ("frame", "said"),
+    [
+        (dict(path="/etc/hostname", meta=META), "not uploaded by a user"),
+        (dict(path="/etc/hostname", meta=META, is_stream=True), "not uploaded by a user"),
+        (dict(path="http://127.0.0.1:1/a.png", meta=META), "sends frames, no files"),
+        (dict(path="http://127.0.0.1:1/a.png", meta=META, is_stream=True), "no frame of a camera"),
+        (dict(path="/etc/hostname"), "no frame of a camera"),
+        (dict(url="/etc/hostname", meta=META), "no frame of a camera"),
+        (dict(url="http://127.0.0.1:1/a.png", meta=META), "no frame of a camera"),
+        (dict(url="data:image/svg+xml,<svg></svg>", meta=META), "no frame of a camera"),
+        (dict(url="data:image/jpeg;base64,a", meta=META), "no frame of a camera"),
+        (dict(url="data:image/jpeg;base64,aaaa", meta=META), "not an image, or a damaged one"),
+    ],
+)
+def test_a_frame_that_is_none(address, page, frame, said):
+    """Of a visitor who makes up what a browser would send."""
+    event, given = event_of(page, "stream")
+    session = Session(address, f"frame {frame}", event, [frame, *given])
+    answer = session.answer()
+    session.http.post(f"/stream/{session.event}/close")
+    assert said in str(answer).replace("\\", "")
+
+
+@pytest.mark.parametrize("extra", [{}, dict(meta={}), dict(meta=dict(_type="a"))])
+def test_no_image_of_the_server_is_read(address, change, photo, extra):
+    """Gradio checks paths of what calls itself a file alone."""
+    event, given = change
+    wish = dict(path=str(photo), **extra)
+    answer = Session(address, f"image {extra}", event, [wish, *given]).answer()
+    assert "no uploaded image" in answer["output"]["data"][0]
+
+
 @pytest.mark.parametrize("width", [1440, 400])
 def test_nothing_is_cut_off(visitor, width, photo):
     visitor.driver.execute_cdp_cmd(
@@ -321,6 +430,7 @@ def test_nothing_is_cut_off(visitor, width, photo):
     try:
         visitor.drop(photo)
         visitor.until(lambda: "changes the class of" in visitor.text("status"))
+        visitor.open_camera()
         wide = visitor.driver.execute_script("return document.documentElement.scrollWidth")
         assert wide <= width
     finally:
