@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -160,15 +160,13 @@ class OpenVino(Local):
         return _version("openvino", cls.title)
 
     def add(self, name: str, network: Network) -> None:
-        import openvino
-
         options = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": self.task.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         file = self.task.onnx(name, network)
-        compiled = openvino.Core().compile_model(str(file), "CPU", options)
+        compiled = _openvino().compile_model(str(file), "CPU", options)
         self.networks[name] = lambda images: compiled({INPUT: images})[0]
 
 
@@ -246,6 +244,14 @@ RUNTIMES: dict[str, type[Runtime]] = {
     "web": Browser,
 }
 """By the name that a command line gives."""
+
+
+@cache
+def _openvino():
+    """OpenVINO's core: one, as it changes where signals are handled, and back when it goes."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _version(package: str, what: str) -> str:
