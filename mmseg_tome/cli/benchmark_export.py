@@ -47,4 +47,4 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.read(argv, "config", "checkpoint", required=["config"])
 
 
-main = command(parse_args, "mmseg_tome.lab.bench.exported:time_exported")
+main = command(parse_args, "mmseg_tome.lab.exported.command:time_exported")

@@ -65,7 +65,7 @@ def test_what_cannot_be_measured(tool, segmenter, options, message):
 
 def test_a_runtime_that_computes_something_else_is_refused():
     from mmseg_tome.export.metadata import OUTPUT, Metadata
-    from mmseg_tome.lab.bench.runtimes import Task, Torch
+    from mmseg_tome.lab.exported.runtimes import Task, Torch
 
     per_channel = [[8, 8], [0.0] * 3, [1.0] * 3]
     metadata = Metadata("segmentation", *per_channel, "RGB", OUTPUT["segmentation"], [], "none")

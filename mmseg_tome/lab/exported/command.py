@@ -22,8 +22,8 @@ from mmseg_tome.export.metadata import NEUTRAL, OUTPUT, Metadata
 from mmseg_tome.lab.bench import networks
 from mmseg_tome.lab.bench.measure import summarise, time_in_turns
 from mmseg_tome.lab.bench.results import environment
-from mmseg_tome.lab.bench.runtimes import RUNTIMES, Runtime, Task
 from mmseg_tome.lab.demo.scene import render_scene
+from mmseg_tome.lab.exported.runtimes import RUNTIMES, Runtime, Task
 from mmseg_tome.lab.output import markdown_table
 
 NONE, STOCK = "none", "stock"

@@ -1,0 +1,1 @@
+"""`benchmark-export`: exported networks in every runtime, stock and merged."""
