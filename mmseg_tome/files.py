@@ -20,6 +20,8 @@ HOME = _PACKAGE.parent if (_PACKAGE.parent / "configs" / "_base_").is_dir() else
 CONFIGS, TOOLS = HOME / "configs", HOME / "tools"
 
 LOCK = ".lock"
+LAST_PROCESS = 2**22
+"""That systems count to: a larger number in a file's name, such as a date, is no process."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems without locks."""
 
@@ -76,7 +78,7 @@ def remove_leftovers(path: Path) -> None:
     A folder that they had moved away from there comes back if there is none now.
     """
     with suppress(OSError):
-        for old in _left_by_the_dead(path, _old_of):
+        for old in filter(Path.is_dir, _left_by_the_dead(path, _old_of)):
             _remove(old) if path.exists() else old.rename(path)
     for left in _left_by_the_dead(path, part_of):
         with suppress(OSError):
@@ -88,7 +90,7 @@ def _left_by_the_dead(path: Path, name_of: Callable[[Path, str], Path]) -> Itera
     before, after = name_of(path, "*").name.rsplit("*", 1)
     for left in path.parent.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
         number = left.name.removeprefix(before).removesuffix(after)
-        if number.isdecimal() and not _runs(int(number)):
+        if number.isdecimal() and int(number) <= LAST_PROCESS and not _runs(int(number)):
             yield left
 
 

@@ -58,13 +58,16 @@ def test_what_is_not_ours_stays(page):
         f".pages.{ended}.part",
         f"page.{ended}.part",
         f".page.{ended}.part.d",
+        ".page.20261231.old",
+        ".page.20261231235959.part",
     ]
     for name in others:
         (page.parent / name).mkdir()
     (page.parent / "target").mkdir()
     (page.parent / "target" / "file").touch()
+    (page.parent / f".page.{ended}.old").touch()  # ours are folders
     (page.parent / f".page.{ended}.part").symlink_to(page.parent / "target")
     with pytest.raises(RuntimeError), replacing(page):
         raise RuntimeError
-    assert names(page.parent) == sorted([*others, "page", "target"])
+    assert names(page.parent) == sorted([*others, f".page.{ended}.old", "page", "target"])
     assert names(page.parent / "target") == ["file"]
