@@ -29,8 +29,11 @@ MOST = 16
 """Frames from one that matches to the next, at most."""
 SHOWN = 20
 """Frames of which the page gives a median and a rate."""
-CHECKED = 10
-"""From one frame that is run without merging, too, to the next."""
+CHECKED = 17
+"""From one frame that is run without merging, too, to the next: has no factor in common with any K.
+
+Else frames of some K that are checked would all be frames that match.
+"""
 WIDTH = 640
 """Of frames in pixels, if the camera has it."""
 PERIOD = 0.1
