@@ -22,7 +22,7 @@ COMMANDS = {
     "sweep": "Trained checkpoints under many merging settings: accuracy and speed.",
     "tune": "Search the merging that costs least for a speed-up, on your images and device.",
     "benchmark": "Latency, memory, FLOPs and tokens kept, beside the peer pipeline.",
-    "benchmark-export": "Time exported networks in ONNX Runtime beside torch.",
+    "benchmark-export": "Time exported networks in every runtime, beside torch and stock.",
     "benchmark-huggingface": "Time a Hugging Face SegFormer with and without merging.",
     "reproduce": "Measure a table of the paper again.",
     "visualize": "Draw what merges in images, and what that changes.",
