@@ -37,7 +37,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=7, metavar="N",
         help="that are measured, after one that warms up (default 7)")  # fmt: skip
     add("--threads", type=int, default=os.cpu_count(), metavar="N",
-        help="of every runtime")  # fmt: skip
+        help="of torch, ONNX Runtime and OpenVINO; the others take what they like")  # fmt: skip
     add("--opset", type=int, default=names.OPSET, help=f"default {names.OPSET}")
     add("--scores-mib", type=int, default=names.SCORES_MIB, metavar="N", help="as in export")
     add("--ort-web", type=Path, metavar="DIR/TGZ", help="as in export")

@@ -123,10 +123,11 @@ def describe(
         *(values * channels if len(values) == 1 else values for values in (mean, std)),
         "RGB",
         OUTPUT[task],
-        names=[],
+        names=[f"class {i}" for i in range(max(2, head.get("num_classes", 0)))],
         preset="",
         config=Path(args.config).name,
         channels=channels,
+        threshold=head.get("threshold"),
         inference=dict(model=dict(decode_head=dict(align_corners=head.get("align_corners")))),
     )
     image = None

@@ -200,6 +200,7 @@ class Browser(Runtime):
     def __init__(self, task: Task):
         super().__init__(task)
         web_page.check_metadata(task.metadata)
+        copy_ort_web(task.folder / "ort", task.ort_web)  # now: what npm lacks is told before hours
         self.files: list[tuple[str, Path, parity.Parity]] = []
 
     def add(self, name: str, network: Network) -> None:
@@ -210,7 +211,6 @@ class Browser(Runtime):
         """Of the browser, whose page has run every network."""
         folder = self.task.folder
         web_page.write_page(folder, self.task.metadata, self.files)
-        copy_ort_web(folder / "ort", self.task.ort_web)
         cv2.imwrite(str(folder / "image.png"), self.task.image)
         driver = self.stack.enter_context(browser.chromium())
         driver.set_script_timeout(600)
@@ -221,19 +221,35 @@ class Browser(Runtime):
         return driver
 
     def agreement(self, name: str, expected: np.ndarray) -> float:
-        size = tuple(self.task.metadata.input_size)
-        logits = torch.nn.functional.interpolate(torch.from_numpy(expected), size, mode="bilinear")
-        classes = np.array(self._segment(name, "Array.from(result.classes)")).reshape(size)
-        return float((classes == logits.argmax(1)[0].numpy()).mean())
+        metadata = self.task.metadata
+        size = tuple(metadata.input_size)
+        head = metadata.inference["model"]["decode_head"]
+        logits = torch.nn.functional.interpolate(
+            torch.from_numpy(expected),
+            size,
+            mode="bilinear",
+            align_corners=bool(head["align_corners"]),
+        )
+        classes = parity.decisions(logits.numpy(), metadata.task, metadata.threshold)[0]
+        got = np.array(self._segment(name, "Array.from(result.classes)")).reshape(size)
+        agreement = float((got == classes).mean())
+        if agreement < parity.AGREEING_ENOUGH:
+            found = f"{100 * agreement:.3f} % agreement"
+            raise UserError(f"{name} in {self.title} differs from torch: {found}")
+        return agreement
 
     def time(self, name: str) -> float:
         return self._segment(name, "result.ms")
 
     def _segment(self, name: str, wanted: str):
         script = (
-            f"const done = arguments[1]; segment(arguments[0]).then((result) => done({wanted}))"
+            "const done = arguments[1]; segment(arguments[0])"
+            f".then((result) => done([{wanted}]), (error) => done(String(error.message)))"
         )
-        return self.driver.execute_async_script(script, name)
+        found = self.driver.execute_async_script(script, name)
+        if isinstance(found, str):
+            raise UserError(f"{name} in {self.title}: {found}")
+        return found[0]
 
 
 RUNTIMES: dict[str, type[Runtime]] = {
