@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmseg_tome.ops.backend import use_onnx, use_triton
+from mmseg_tome.ops.backend import current_export, use_onnx, use_triton
 from mmseg_tome.ops.segment import SegmentOrder
 
 
@@ -58,11 +58,13 @@ def assign_ordered(
 def assign_torch(similarity: Tensor, nearest: Tensor, r: int, src: Tensor, dst: Tensor) -> Tensor:
     """`assign_ordered` in torch, and in ONNX, without the order."""
     batch, num_dst = nearest.shape[0], dst.shape[0]
-    # Slots are floats until the end: converters to Core ML and LiteRT mix up kinds of integers.
-    exact = torch.float32  # half precision counts to 256
+    # In integers: a runtime may compute floats in half precision, which counts to 256, and CUDA has
+    # no deterministic cumsum of floats. Converters for devices mix up kinds of integers.
+    export = current_export()
+    exact = torch.float32 if export is not None and export.executorch else torch.int64
     best = most_similar(similarity, r)
     stays = torch.ones_like(nearest, dtype=exact)
-    stays = stays.scatter(1, best, torch.zeros_like(best, dtype=exact))  # [B, S], 1 or 0
+    stays = stays.scatter(1, best, torch.zeros_like(stays[:, :r]))  # [B, S], 1 or 0
     own_slot = num_dst - 1 + stays.cumsum(dim=1)
     src_slot = torch.where(stays.bool(), own_slot, nearest.to(exact))  # [B, S]
     dst_slot = torch.arange(num_dst, dtype=exact, device=dst.device).expand(batch, -1)  # [B, D]

@@ -72,7 +72,7 @@ class Export:
             must have run once at the size that is traced, so that they are in their caches.
         scores: Bytes of attention scores of a sample that may exist at a time; 0 for all.
         executorch: Of what ONNX has, the forms that ExecuTorch is fast at: it copies what only
-            changes its shape.
+            changes its shape. Those for Core ML and LiteRT, too.
     """
 
     onnx: bool

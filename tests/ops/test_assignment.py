@@ -1,11 +1,13 @@
 """The slot map against its definition, one source at a time."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from mmseg_tome.ops import assign_ordered
+from mmseg_tome.ops.backend import Export, exporting
 
 
 def assign_by_hand(similarity, nearest, r, src, dst, tokens):
@@ -64,3 +66,16 @@ def test_slots_of_half_precision_count_beyond_what_it_can(dtype):
     nearest = torch.ones(1, 6000, dtype=torch.int64)
     slot, _ = assign_ordered(similarity.to(dtype), nearest, 1, src, dst, 6003)
     assert slot[0, 1:6000].tolist() == list(range(3, 6002))
+
+
+@pytest.mark.parametrize("export", [None, Export(onnx=True)])
+def test_slots_are_counted_in_integers(export, monkeypatch):
+    """OpenVINO computes floats in bfloat16 by default; CUDA sums no floats deterministically."""
+    found, cumsum = [], torch.Tensor.cumsum
+    monkeypatch.setattr(
+        torch.Tensor, "cumsum", lambda x, dim: found.append(x.dtype) or cumsum(x, dim)
+    )
+    pairs = torch.rand(1, 4), torch.zeros(1, 4, dtype=torch.int64)
+    with exporting(export) if export else nullcontext():
+        assign_ordered(*pairs, 2, torch.arange(4), torch.tensor([4]), 5)
+    assert found == [torch.int64]
