@@ -63,7 +63,7 @@ def quantise(traced: ExportedProgram, images: Sequence[np.ndarray]) -> ExportedP
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         class Quantizer(XNNPACKQuantizer):
-            """Without its turning of numbers that are added into floats: slots are integers."""
+            """Without its turning of numbers that are added into floats, indices among them."""
 
             def transform_for_annotation(self, model):
                 return model

@@ -1,6 +1,7 @@
 """A browser without a window, and a folder served to it, for what runs in web pages."""
 
 import functools
+import os
 import shutil
 import tempfile
 import threading
@@ -49,7 +50,8 @@ def chromium(flags: str = "--disable-gpu") -> Iterator:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         for flag in (*FLAGS.split(), *flags.split(), f"--user-data-dir={profile}"):
             options.add_argument(flag)
-        started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        service = webdriver.ChromeService(driver, env={**os.environ, "TMPDIR": profile})
+        started = webdriver.Chrome(options, service)
         try:
             started.get("about:blank")
             started.get_log("performance")  # what its first, own page asked for

@@ -194,7 +194,7 @@ function segment(image, preset) {
 /** Goes on without WebGPU, whose device was lost or cannot do something. */
 async function leaveGpu(error) {
   console.warn(error);
-  byId("backend").querySelector("[value=webgpu]").remove();
+  byId("backend").querySelector("[value=webgpu]")?.remove();
   figures.clear(); // they were WebGPU's
   await load("wasm");
   complain(new Problem("WebGPU failed on this device: WebAssembly runs the models instead."));
