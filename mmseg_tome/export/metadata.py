@@ -142,13 +142,7 @@ def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Me
         names = [data["keypoint_id2name"][str(i)] for i in range(len(data["keypoint_id2name"]))]
     else:
         names = data["classes"]
-    mean, std = (list(processor.get(name) or [value]) for name, value in NEUTRAL)
-    # One value is for all channels; of four the official mmseg alone takes as many.
-    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
-    if not len(mean) == len(std) == channels:
-        raise UserError(
-            f"the config normalises {len(mean)} channels, its model takes images of {channels}"
-        )
+    mean, std = normalisation(cfg, channels)
     return Metadata(
         task="pose" if is_pose(cfg) else "segmentation",
         input_size=list(size),
@@ -169,6 +163,23 @@ def describe(cfg: Config, model: nn.Module, size: tuple[int, int], **more) -> Me
 
 NEUTRAL = (("mean", 0.0), ("std", 1.0))
 """What normalises nothing."""
+
+
+def normalisation(cfg: Config, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each of a config's `channels`.
+
+    Raises:
+        UserError: The config normalises other channels than the model takes.
+    """
+    processor = cfg.model.get("data_preprocessor") or {}
+    mean, std = (list(processor.get(name) or [value]) for name, value in NEUTRAL)
+    # One value is for all channels; of four the official mmseg alone takes as many.
+    mean, std = (values * channels if len(values) == 1 else values for values in (mean, std))
+    if not len(mean) == len(std) == channels:
+        raise UserError(
+            f"the config normalises {len(mean)} channels, its model takes images of {channels}"
+        )
+    return mean, std
 
 
 def threshold_of(model: nn.Module) -> float | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmseg_tome.config import is_pose, read_config, read_size
 from mmseg_tome.errors import UserError
 from mmseg_tome.export import onnx_file, program
-from mmseg_tome.export.metadata import NEUTRAL, OUTPUT, Metadata
+from mmseg_tome.export.metadata import OUTPUT, Metadata, normalisation
 from mmseg_tome.lab.bench import networks
 from mmseg_tome.lab.bench.measure import summarise, time_in_turns
 from mmseg_tome.lab.bench.results import environment
@@ -113,14 +113,12 @@ def describe(
 ) -> Task:
     """What is run: a rendered street, where networks take colour images."""
     channels = next(iter(built.values())).channels
-    processor = cfg.model.get("data_preprocessor") or {}
-    mean, std = (list(processor.get(name) or [value]) for name, value in NEUTRAL)
     task = "pose" if is_pose(cfg) else "segmentation"
     head = cfg.model.get("decode_head") or cfg.model.head
     metadata = Metadata(
         task,
         list(size),
-        *(values * channels if len(values) == 1 else values for values in (mean, std)),
+        *normalisation(cfg, channels),
         "RGB",
         OUTPUT[task],
         names=[f"class {i}" for i in range(max(2, head.get("num_classes", 0)))],

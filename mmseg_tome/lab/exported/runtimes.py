@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
@@ -62,19 +63,22 @@ class Runtime(ABC):
 
     Attributes:
         title: What tables call it.
+        package: What it is installed as.
         stack: Closes what it has open.
     """
 
     title: ClassVar[str]
+    package: ClassVar[str]
 
     @classmethod
-    @abstractmethod
     def check(cls) -> str:
         """Its version.
 
         Raises:
             UserError: It is not installed.
         """
+        require(cls.package, what=cls.title)
+        return version(cls.package)
 
     def __init__(self, task: Task):
         self.task = task
@@ -140,11 +144,7 @@ class Torch(Local):
 class OnnxRuntime(Local):
     """ONNX Runtime on the CPU, as `infer --model` has it."""
 
-    title = "ONNX Runtime"
-
-    @classmethod
-    def check(cls) -> str:
-        return _version("onnxruntime", cls.title)
+    title, package = "ONNX Runtime", "onnxruntime"
 
     def add(self, name: str, network: Network) -> None:
         self.networks[name] = OnnxNetwork(self.task.onnx(name, network), self.task.threads)
@@ -153,11 +153,7 @@ class OnnxRuntime(Local):
 class OpenVino(Local):
     """OpenVINO on the CPU, in float32."""
 
-    title = "OpenVINO"
-
-    @classmethod
-    def check(cls) -> str:
-        return _version("openvino", cls.title)
+    title, package = "OpenVINO", "openvino"
 
     def add(self, name: str, network: Network) -> None:
         options = {
@@ -173,11 +169,7 @@ class OpenVino(Local):
 class ExecuTorch(Local):
     """ExecuTorch with XNNPACK, as `infer --model` has it; it takes as many threads as it likes."""
 
-    title = "ExecuTorch"
-
-    @classmethod
-    def check(cls) -> str:
-        return _version("executorch", cls.title)
+    title, package = "ExecuTorch", "executorch"
 
     def add(self, name: str, network: Network) -> None:
         path = self.task.folder / f"{name}.pte"
@@ -268,10 +260,3 @@ def _openvino():
     import openvino
 
     return openvino.Core()
-
-
-def _version(package: str, what: str) -> str:
-    from importlib.metadata import version
-
-    require(package, what=what)
-    return version(package)

@@ -292,17 +292,22 @@ class Session:
         raise AssertionError("the answer ended early")
 
 
-def test_ten_visitors_at_once(address, change, photo):
+@pytest.fixture
+def uploaded(address, photo) -> dict:
+    """The photo as a page that has uploaded it names it."""
     import httpx
 
-    event, (stage, *controls) = change
     with photo.open("rb") as file:
         place = f"{address.rstrip('/')}/gradio_api/upload"
         (path,) = httpx.post(place, files={"files": file}, timeout=WAIT).json()
-    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def test_ten_visitors_at_once(address, change, uploaded):
+    event, (stage, *controls) = change
     merging = [controls, ["none" if each == "bsm" else each for each in controls]]
     sessions = [
-        Session(address, number, event, [image, stage, *merging[number % 2]])
+        Session(address, number, event, [uploaded, stage, *merging[number % 2]])
         for number in range(10)
     ]
     said = [session.answer()["output"]["data"][0] for session in sessions]
@@ -310,17 +315,11 @@ def test_ten_visitors_at_once(address, change, photo):
     assert len(set(said)) == 2
 
 
-def test_a_wish_may_name_a_stage_that_is_gone(address, change, photo):
+def test_a_wish_may_name_a_stage_that_is_gone(address, change, uploaded):
     """Of two wishes that follow each other closely the second knows no answer to the first."""
-    import httpx
-
     event, (_, *controls) = change
-    with photo.open("rb") as file:
-        place = f"{address.rstrip('/')}/gradio_api/upload"
-        (path,) = httpx.post(place, files={"files": file}, timeout=WAIT).json()
-    image = {"path": path, "meta": {"_type": "gradio.FileData"}}
     for merging in (controls, ["none" if each == "bsm" else each for each in controls]):
-        answer = Session(address, 200, event, [image, "stage3_q", *merging]).answer()
+        answer = Session(address, 200, event, [uploaded, "stage3_q", *merging]).answer()
         assert answer["success"]
         assert "changes the class of" in answer["output"]["data"][0]
 
